@@ -1,0 +1,36 @@
+"""Which credential was seen to pull which repository.
+
+A verdict is a fact that upstream stated a short while ago: with this credential it gave out a manifest, or a blob, of
+that repository. It is the second half of the answer to "may this stored blob be served here?"; the first, whether the
+digest belongs to the repository, is kept on disk (`addon.store.provenance`).
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+
+from cachetools import TTLCache
+
+ANONYMOUS = "anonymous"
+_MOST_VERDICTS = 100_000
+_SECONDS = 15 * 60
+
+
+def credential_of(authorization: str | None) -> str:
+    """A name for the credential that an ``Authorization`` header carries, from which it cannot be told."""
+    return hashlib.sha256(authorization.encode()).hexdigest() if authorization else ANONYMOUS
+
+
+class Verdicts:
+    """Who was seen to pull what, for a quarter of an hour each."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seen: TTLCache[tuple[str, str, str], bool] = TTLCache(_MOST_VERDICTS, _SECONDS, timer=clock)
+
+    def record(self, registry: str, repository: str, credential: str) -> None:
+        """Upstream just gave ``credential`` something of ``repository``."""
+        self._seen[registry, repository, credential] = True
+
+    def may_pull(self, registry: str, repository: str, credential: str) -> bool:
+        """Whether ``credential`` is known to be allowed to pull from ``repository``."""
+        return (registry, repository, credential) in self._seen

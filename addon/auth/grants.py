@@ -1,0 +1,185 @@
+"""With whose credential a request goes upstream.
+
+The client's own ``Authorization`` always wins, untouched. Where it brings none, and the registry's entry says
+``auth: inject``, the request gets a bearer token: for the configured credential, where there is one, else an anonymous
+one. Where tokens are made is known for Docker Hub, and learned for every other registry from its 401 challenge.
+
+A credential goes to the realm hosts that are allowed for its registry, over TLS, and nowhere else, whatever a challenge
+says (CVE-2026-33540 was that mistake).
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cachetools import TTLCache
+
+from addon.auth.access import ANONYMOUS, credential_of
+from addon.auth.credentials import Credential, CredentialError, DockerConfig
+from addon.auth.tokens import Realm, TokenRefused, Tokens
+from addon.registry import challenge
+from addon.registry.routes import Kind, Route
+from addon.settings import DOCKER_HUB, Auth, Registry
+
+logger = logging.getLogger(__name__)
+
+_HUB_REALM = Realm("https://auth.docker.io/token", "registry.docker.io")
+# A learned challenge, and a credential out of a helper, are asked for again after so many seconds.
+_LEARNED_SECONDS, _CREDENTIAL_SECONDS = 3600, 300
+_MOST = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a request carries upstream, and under which name its verdicts are kept."""
+
+    authorization: str | None
+    """The value for ``Authorization``; None where there is none."""
+    credential: str
+    injected: bool = False
+    """Whether Pulltap chose it in the client's place."""
+    renewed: bool = False
+    """Whether it took the place of one that was refused; its own refusal then stands."""
+
+
+NONE = Grant(None, ANONYMOUS)
+
+
+def scope_of(route: Route, *, write: bool) -> str:
+    """The scope that a request needs (distribution's "Token Scope Documentation"); empty for the ping."""
+    if route.repository:
+        return f"repository:{route.repository}:{'pull,push' if write else 'pull'}"
+    return "registry:catalog:*" if route.kind is Kind.CATALOG else ""
+
+
+class Grants:
+    """Decides about each request's authorization."""
+
+    def __init__(self, tokens: Tokens, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tokens = tokens
+        self._configs: dict[Path, DockerConfig] = {}
+        self._learned: TTLCache[str, challenge.Challenge] = TTLCache(_MOST, _LEARNED_SECONDS, timer=clock)
+        self._credentials: TTLCache[tuple[Path, str], Credential | None] = TTLCache(
+            _MOST, _CREDENTIAL_SECONDS, timer=clock
+        )
+
+    def holds_credential(self, registry: Registry) -> bool:
+        """Whether Pulltap was given a credential for this registry."""
+        if registry.credentials is None:
+            return False
+        try:
+            return self._config(registry.credentials).names(registry.host)
+        except CredentialError as e:
+            logger.warning("%s", e)
+            return False
+
+    async def grant(
+        self, registry: Registry, route: Route, own: str | None, *, secure: bool, write: bool = False
+    ) -> Grant:
+        """The authorization for a request.
+
+        Args:
+            registry: where it goes.
+            route: what it asks for.
+            own: its own ``Authorization``, if it has one.
+            secure: whether it goes over TLS; no configured credential goes otherwise.
+            write: whether it changes the registry; such a request only gets a token for a configured credential.
+
+        Raises:
+            TokenUnavailable: the token service cannot help now.
+        """
+        if own is not None:
+            return Grant(own, credential_of(own))
+        if registry.auth is not Auth.INJECT or (write and not (secure and self.holds_credential(registry))):
+            return NONE
+        return await self._inject(registry, scope_of(route, write=write), await self._credential(registry, secure))
+
+    async def renew(
+        self, registry: Registry, route: Route, refused: Grant, challenges: Iterable[str], *, secure: bool
+    ) -> Grant | None:
+        """Another grant for a request that the registry answered with 401; None where there is none to be had.
+
+        Args:
+            registry: where it went.
+            route: what it asked for.
+            refused: the grant it carried.
+            challenges: the ``WWW-Authenticate`` lines of the 401.
+            secure: whether it went over TLS.
+
+        Raises:
+            TokenUnavailable: the token service cannot help now.
+        """
+        if registry.auth is not Auth.INJECT or refused.renewed or (refused.authorization and not refused.injected):
+            return None
+        self._learn(registry, challenges)
+        scope = scope_of(route, write=False)
+        credential = await self._credential(registry, secure)
+        realm = self._realm(registry)
+        if realm is not None and refused.authorization is not None:
+            self._tokens.discard(realm, scope, credential, refused.authorization.removeprefix("Bearer "))
+        again = await self._inject(registry, scope, credential)
+        return replace(again, renewed=True) if again.authorization else None
+
+    async def _inject(self, registry: Registry, scope: str, credential: Credential | None) -> Grant:
+        name = f"injected {credential.user}" if credential else ANONYMOUS
+        realm = self._realm(registry)
+        if realm is None:
+            learned = self._learned.get(registry.host)
+            if learned is not None and learned.scheme == "basic" and credential and not credential.identity_token:
+                return Grant(credential.basic(), name, injected=True)
+            return NONE
+        try:
+            token = await self._tokens.get(realm, scope, credential)
+        except TokenRefused as e:
+            # The registry will say 401 itself, with its challenge, which clients understand.
+            logger.warning("%s", e)
+            return Grant(None, ANONYMOUS, injected=True)
+        return Grant(f"Bearer {token}", name, injected=True)
+
+    async def _credential(self, registry: Registry, secure: bool) -> Credential | None:
+        if registry.credentials is None or not secure:
+            return None
+        key = (registry.credentials, registry.host)
+        if key not in self._credentials:
+            try:
+                self._credentials[key] = await self._config(registry.credentials).find(registry.host)
+            except CredentialError as e:
+                # Going on without it is what a registry's public half needs; the log tells why its private half fails.
+                logger.warning("%s", e)
+                return None
+        return self._credentials[key]
+
+    def _config(self, path: Path) -> DockerConfig:
+        return self._configs.setdefault(path, DockerConfig(path))
+
+    def _learn(self, registry: Registry, lines: Iterable[str]) -> None:
+        found = challenge.parse(lines)
+        usable = [c for c in found if c.scheme == "basic" or (c.scheme == "bearer" and c.params.get("realm"))]
+        # A token goes before a password.
+        for chosen in sorted(usable, key=lambda c: c.scheme != "bearer")[:1]:
+            self._learned[registry.host] = chosen
+
+    def _realm(self, registry: Registry) -> Realm | None:
+        if registry.host == DOCKER_HUB.host:
+            return _HUB_REALM
+        learned = self._learned.get(registry.host)
+        if learned is None or learned.scheme != "bearer":
+            return None
+        realm = Realm(learned.params["realm"], learned.params.get("service", ""))
+        try:
+            allowed = urlsplit(realm.url).scheme == "https" and realm.host in {registry.host, *registry.realms}
+        except ValueError:
+            allowed = False
+        if not allowed:
+            logger.warning(
+                "%s names the token service %s, which is not among its realms: no token is asked for there; "
+                "if it is to be, add its host to registries.%s.realms",
+                registry.host,
+                realm.url[:200],
+                registry.host,
+            )
+            return None
+        return realm

@@ -1,0 +1,176 @@
+"""Bearer tokens for registry requests that carry none.
+
+Source: the distribution registry's "Token Authentication Specification" (GET) and "OAuth2 Token Specification" (POST,
+for identity tokens).
+
+A token is cached by realm, service, scope and whose credential it is, until shortly before it expires. Requests that
+need the same one at the same time share one question to the token service; a question that failed is not kept.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlencode, urlsplit
+
+from cachetools import TLRUCache
+
+from addon.auth.credentials import Credential
+
+# The specification's lifetime of a token that does not tell its own.
+_DEFAULT_SECONDS = 60
+# A token is given up this share of its life (but no more than so many seconds) early: it has to last until it arrives.
+_MARGIN_SHARE, _MARGIN_SECONDS = 0.1, 30
+_MOST_TOKENS = 4096
+_RETRY_AFTER = "10"
+CLIENT_ID = "pulltap"
+
+
+@dataclass(frozen=True, slots=True)
+class Realm:
+    """Where a registry's tokens are made, and the name under which the token service knows the registry."""
+
+    url: str
+    service: str
+
+    @property
+    def host(self) -> str:
+        """The token service's ``host``, or ``host:port`` where the port is not 443."""
+        parts = urlsplit(self.url)
+        port = parts.port
+        return (parts.hostname or "") + (f":{port}" if port not in (None, 443) else "")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenQuestion:
+    """One request to a token service."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenAnswer:
+    """What the token service said."""
+
+    status: int
+    body: bytes
+    retry_after: str | None = None
+
+
+Fetch = Callable[[TokenQuestion], Awaitable[TokenAnswer]]
+"""Asks a token service; raises OSError where it cannot be reached."""
+
+
+class TokenUnavailable(Exception):
+    """The token service cannot help now: the request is answered with this status and ``Retry-After``."""
+
+    def __init__(self, message: str, status: int = 503, retry_after: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after or _RETRY_AFTER
+
+
+class TokenRefused(Exception):
+    """The token service will not give this credential a token; the registry's own 401 says it better than we could."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    realm: Realm
+    scope: str
+    credential: Credential | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    value: str
+    seconds: float
+
+
+class Tokens:
+    """The token cache; one for all registries."""
+
+    def __init__(self, fetch: Fetch, clock: Callable[[], float] = time.monotonic) -> None:
+        self._fetch = fetch
+        self._cache: TLRUCache[_Key, _Token] = TLRUCache(
+            _MOST_TOKENS, ttu=lambda _key, token, now: now + token.seconds, timer=clock
+        )
+        self._asked: dict[_Key, asyncio.Task[_Token]] = {}
+
+    async def get(self, realm: Realm, scope: str, credential: Credential | None = None) -> str:
+        """A token that is good for ``scope`` (empty: for the registry's ping).
+
+        Raises:
+            TokenRefused: the credential is not accepted.
+            TokenUnavailable: the token service fails, limits, or cannot be reached.
+        """
+        key = _Key(realm, scope, credential)
+        if (token := self._cache.get(key)) is not None:
+            return token.value
+        task = self._asked.get(key)
+        if task is None:
+            task = self._asked[key] = asyncio.create_task(self._ask(key), name=f"token for {scope or realm.service}")
+            task.add_done_callback(lambda task: self._answered(key, task))
+        # One who stops waiting must not take the token away from the others.
+        return (await asyncio.shield(task)).value
+
+    def discard(self, realm: Realm, scope: str, credential: Credential | None, value: str) -> None:
+        """Forget a token that the registry refused, unless a newer one has taken its place."""
+        key = _Key(realm, scope, credential)
+        token = self._cache.get(key)
+        if token is not None and token.value == value:
+            del self._cache[key]
+
+    def _answered(self, key: _Key, task: asyncio.Task[_Token]) -> None:
+        del self._asked[key]
+        if not task.cancelled() and task.exception() is None:
+            self._cache[key] = task.result()
+
+    async def _ask(self, key: _Key) -> _Token:
+        question = _question(key)
+        try:
+            answer = await self._fetch(question)
+        except OSError as e:
+            raise TokenUnavailable(f"cannot reach the token service {key.realm.host}: {e}") from e
+        if answer.status == 429:
+            raise TokenUnavailable(f"the token service {key.realm.host} limits requests (429)", 429, answer.retry_after)
+        if answer.status in (400, 401, 403, 404):
+            raise TokenRefused(f"the token service {key.realm.host} refused a token for {key.scope} ({answer.status})")
+        if answer.status != 200:
+            raise TokenUnavailable(
+                f"the token service {key.realm.host} failed ({answer.status})", retry_after=answer.retry_after
+            )
+        return _read(key.realm, answer.body)
+
+
+def _question(key: _Key) -> TokenQuestion:
+    params = {"service": key.realm.service} if key.realm.service else {}
+    scopes = key.scope.split()
+    credential = key.credential
+    if credential is not None and credential.identity_token:
+        form = {"grant_type": "refresh_token", "refresh_token": credential.identity_token, "client_id": CLIENT_ID}
+        body = urlencode({**form, **params, "scope": key.scope}).encode()
+        return TokenQuestion("POST", key.realm.url, {"Content-Type": "application/x-www-form-urlencoded"}, body)
+    headers = {"Authorization": credential.basic()} if credential is not None else {}
+    if credential is not None:
+        params["account"] = credential.user
+    query = urlencode([*params.items(), *(("scope", scope) for scope in scopes)])
+    separator = "&" if urlsplit(key.realm.url).query else "?"
+    return TokenQuestion("GET", f"{key.realm.url}{separator}{query}", headers)
+
+
+def _read(realm: Realm, body: bytes) -> _Token:
+    try:
+        answer = json.loads(body)
+        value = answer.get("token") or answer.get("access_token")
+        lifetime = float(answer.get("expires_in") or _DEFAULT_SECONDS)
+    except (ValueError, AttributeError, TypeError):
+        raise TokenUnavailable(f"the token service {realm.host} sent something that is no token") from None
+    # A token becomes a header: nothing may pass that could end the line.
+    if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable():
+        raise TokenUnavailable(f"the token service {realm.host} sent no token")
+    return _Token(value, lifetime - min(lifetime * _MARGIN_SHARE, _MARGIN_SECONDS))

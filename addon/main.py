@@ -1,0 +1,129 @@
+"""What mitmproxy loads (``-s addon/main.py``): declares the options, and puts the parts together."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mitmproxy import ctx, exceptions
+from mitmproxy.addonmanager import Loader
+from mitmproxy.utils import human
+
+from addon import settings
+from addon.parts import Parts
+from addon.passthrough import Passthrough
+from addon.pullthrough import Pullthrough
+from addon.settings import ConfigError, ConfigFile
+from addon.store.errors import StoreError
+from addon.transfer.stream import StreamLayers
+from addon.ui.banner import announce
+from addon.ui.pages import Pages
+
+logger = logging.getLogger(__name__)
+
+OPTIONS: dict[str, tuple[Any, Any, str]] = {
+    "registry_hosts": (
+        Sequence[str],
+        list(settings.DEFAULT_HOSTS),
+        "Registries whose traffic is decrypted and whose blobs are kept: host, or host:port.",
+    ),
+    "registry_store": (
+        str,
+        "",
+        "Folder of the store, an OCI image layout. Default: $XDG_CACHE_HOME/pulltap, else ~/.cache/pulltap.",
+    ),
+    "registry_store_max_size": (str, "50g", "How large the store may become: bytes, with k, m, g or t behind them."),
+    "registry_access": (
+        str,
+        "check",
+        "Who is given a stored blob: check (those who may pull it from upstream) or trust (everybody).",
+    ),
+    "registry_docker_config": (
+        str,
+        "",
+        "Docker config.json with the credentials that Pulltap uses for requests that bring none. Default: none.",
+    ),
+}
+"""Our options: type, default, help."""
+
+
+class Pulltap:
+    """Declares the options, and holds the parts for as long as the settings stay as they are."""
+
+    name = "pulltap"
+
+    def __init__(self) -> None:
+        self.addons: list[object] = []
+        self._parts: Parts | None = None
+        self._file = ConfigFile(Path(), {}, {})
+        self._usable = True
+
+    def load(self, loader: Loader) -> None:
+        """Declare the options, and find what is misspelt or mistyped in the config file."""
+        for name, (kind, default, text) in OPTIONS.items():
+            loader.add_option(name, kind, default, text)
+        try:
+            self._file = settings.read_file(Path(ctx.options.confdir).expanduser() / "config.yaml")
+        except ConfigError as e:
+            self._refuse(str(e))
+        for fault in settings.check_file(self._file, {name: kind for name, (kind, _, _) in OPTIONS.items()}):
+            self._refuse(str(fault))
+            # mitmproxy would else stumble over the value, and show a traceback.
+            ctx.options.deferred.pop(fault.key, None)
+
+    def configure(self, updated: set[str]) -> None:
+        """Put the parts together anew (mitmproxy's hook for changed options).
+
+        Raises:
+            OptionsError: an option's new value means nothing, or the store cannot be used.
+        """
+        if not self._usable or not updated.intersection(OPTIONS):
+            return
+        try:
+            parts = Parts(self._settings())
+        except (ConfigError, StoreError) as e:
+            if self._parts is not None:
+                raise exceptions.OptionsError(str(e)) from e
+            keys = e.keys if isinstance(e, ConfigError) else ("registry_store",)
+            self._refuse(f"{self._file.place(keys)}{e}")
+            return
+        # Fills under way end in the old parts, which their flows hold; nothing new starts there.
+        self._parts = parts
+        self.addons = [StreamLayers(), Pages(parts), Passthrough(parts), Pullthrough(parts)]
+
+    def _settings(self) -> settings.Settings:
+        options = ctx.options
+        try:
+            size = human.parse_size(options.registry_store_max_size)
+        except ValueError:
+            size = None
+        return settings.parse(
+            hosts=options.registry_hosts,
+            store=options.registry_store,
+            max_size=size,
+            access=options.registry_access,
+            docker_config=options.registry_docker_config,
+            registries=settings.parse_registries(self._file.values.get(settings.REGISTRIES) or {}),
+        )
+
+    def running(self) -> None:
+        """Refuse what nobody knows, now that all addons have declared their options; then say where things are."""
+        known = {*ctx.options.keys(), settings.REGISTRIES}
+        for key in ctx.options.deferred:
+            if key not in known:
+                self._refuse(f"{self._file.place((key,))}{settings.unknown([key], known)}")
+        if self._parts is not None and self._usable:
+            announce(self._parts.settings)
+
+    def _refuse(self, message: str) -> None:
+        """Stop the start: mitmproxy exits when an error was logged by then."""
+        self._usable = False
+        logger.error("%s", message)
+
+    async def done(self) -> None:
+        """Break the fills and close the store (mitmproxy's hook for the end)."""
+        if self._parts is not None:
+            await self._parts.close()
+
+
+addons = [Pulltap()]

@@ -1,0 +1,160 @@
+"""The hook for everything but blobs: it passes untouched, with a token where there is none.
+
+Manifests, tag lists, referrers and uploads arrive as they were sent, in both directions; bodies that may be large are
+streamed. Manifests that pass are read for what they prove: that this credential may pull this repository, and how long
+the blobs are that they name.
+"""
+
+import json
+import logging
+
+from mitmproxy import http, tls
+
+from addon.auth.grants import Grant
+from addon.auth.tokens import TokenUnavailable
+from addon.parts import Parts
+from addon.registry import cache_status
+from addon.registry.digest import Digest
+from addon.registry.routes import Kind
+from addon.settings import Ping
+from addon.transfer import answers
+from addon.transfer.target import Target, connecting_to, recognise, to_the_proxy
+from addon.transfer.upstream import COLLECTED, UpstreamError
+
+logger = logging.getLogger(__name__)
+
+ACCEPT = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.v1+prettyjws",
+)
+"""What a manifest request without ``Accept`` is taken to accept: a registry would else assume the oldest of them."""
+_READ = ("GET", "HEAD")
+
+
+class Passthrough:
+    """Lets everything pass that is no blob, and no registry's."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def tls_clienthello(self, hello: tls.ClientHelloData) -> None:
+        """Tunnel what is for no registry: it is never decrypted."""
+        context = hello.context
+        sni = hello.client_hello.sni
+        if not connecting_to(context.client, context.server, sni, self._parts.settings):
+            hello.ignore_connection = True
+
+    async def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """Choose how a request passes, and add what it lacks; a streamed one leaves right after this hook."""
+        if flow.response or flow.error or not flow.live or self._parts.upstream.owns(flow) or to_the_proxy(flow):
+            return
+        target = recognise(flow, self._parts.settings)
+        request = flow.request
+        if target is None:
+            request.stream = True
+            return
+        kind = target.route.kind
+        if kind is Kind.BLOB and request.method in _READ:
+            return
+        if kind is Kind.PING and self._answers_pings(flow, target):
+            flow.response = http.Response.make(
+                200, b"{}", {"Content-Type": "application/json", "Docker-Distribution-Api-Version": "registry/2.0"}
+            )
+            return
+        if kind is Kind.MANIFEST and request.method in _READ and "accept" not in request.headers:
+            request.headers["Accept"] = ", ".join(ACCEPT)
+        grant = Grant(None, "")
+        if kind is not Kind.PING:
+            own = request.headers.get("authorization")
+            write, secure = request.method not in _READ, target.scheme == "https"
+            try:
+                grant = await self._parts.grants.grant(target.registry, target.route, own, secure=secure, write=write)
+            except TokenUnavailable as e:
+                flow.response = answers.unavailable(e)
+                return
+        request.stream = request.method not in _READ
+        self._parts.send_on(flow, target, grant)
+
+    def _answers_pings(self, flow: http.HTTPFlow, target: Target) -> bool:
+        """Whether Pulltap says itself that this client is welcome; the client then brings no credential of its own."""
+        if "authorization" in flow.request.headers or self._parts.was_refused(flow, target):
+            return False
+        if target.registry.ping is Ping.LOCAL:
+            return True
+        return target.scheme == "https" and self._parts.grants.holds_credential(target.registry)
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        """Choose how an answer passes."""
+        if flow.error or not flow.response or not flow.live or self._parts.upstream.owns(flow):
+            return
+        under_way = self._parts.under_way.get(flow)
+        if under_way is None:
+            # Answered by Pulltap or another addon, or for no registry: nothing of it is kept.
+            flow.response.stream = not to_the_proxy(flow)
+            return
+        target, _ = under_way
+        length = flow.response.headers.get("content-length", "")
+        short = length.isascii() and length.isdigit() and int(length) <= COLLECTED
+        if target.route.kind is Kind.BLOB and flow.request.method in _READ:
+            flow.response.headers[cache_status.NAME] = cache_status.BYPASS
+            flow.response.stream = not (short and flow.response.status_code >= 400)
+        else:
+            flow.response.stream = not short and flow.request.method != "HEAD"
+
+    async def response(self, flow: http.HTTPFlow) -> None:
+        """Learn from what passed; ask once more where Pulltap's own token was refused."""
+        under_way = self._parts.under_way.get(flow)
+        if under_way is None or flow.error or not flow.response:
+            return
+        target, grant = under_way
+        if flow.response.status_code == 401 and not flow.response.stream:
+            await self._again(flow, target, grant)
+        if flow.request.method in _READ and 200 <= flow.response.status_code < 400:
+            self._learn(flow, flow.response, target, grant)
+
+    async def _again(self, flow: http.HTTPFlow, target: Target, grant: Grant) -> None:
+        """Repeat a request without a body with a fresh token; a second refusal is the client's to see."""
+        assert flow.response
+        if flow.request.method not in _READ or target.route.kind is Kind.PING:
+            return
+        challenges = flow.response.headers.get_all("www-authenticate")
+        secure = target.scheme == "https"
+        try:
+            fresh = await self._parts.grants.renew(target.registry, target.route, grant, challenges, secure=secure)
+            if fresh is not None:
+                request = flow.request.copy()
+                request.headers["Authorization"] = fresh.authorization or ""
+                request.host, request.port = target.host, target.port
+                purpose = "pulltap: again, with a fresh token"
+                answer, _ = await self._parts.upstream.ask(request, flow.client_conn, purpose)
+                flow.response = answer.copy()
+        except TokenUnavailable as e:
+            flow.response = answers.unavailable(e)
+        except UpstreamError as e:
+            flow.response = answers.unreachable(e)
+        if target.route.kind is Kind.BLOB:
+            flow.response.headers[cache_status.NAME] = cache_status.BYPASS
+        self._parts.note_refusal(flow, target, grant, flow.response)
+
+    def _learn(self, flow: http.HTTPFlow, response: http.Response, target: Target, grant: Grant) -> None:
+        route = target.route
+        if route.kind is Kind.MANIFEST and response.status_code == 200:
+            self._parts.verdicts.record(target.identity, route.repository, grant.credential)
+            if flow.request.method == "GET" and response.raw_content:
+                self._parts.sizes.update(descriptors(response.raw_content))
+
+
+def descriptors(manifest: bytes) -> dict[Digest, int]:
+    """The blobs that a manifest names, with their lengths in bytes; empty for what is no manifest.
+
+    Source: OCI Image Specification, manifest.md; Docker's image manifest version 2, schema 2 has the same fields.
+    """
+    try:
+        content = json.loads(manifest)
+        named = [content.get("config"), *(content.get("layers") or [])]
+        return {Digest.parse(entry["digest"]): int(entry["size"]) for entry in named if entry}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}

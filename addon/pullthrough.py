@@ -1,0 +1,240 @@
+"""The hook for blobs: recognise, authorise, then hit, join, or start a fill.
+
+A blob GET or HEAD is answered here where that can be done. Where it cannot (a HEAD or a closed range of a blob that is
+not stored, a digest that nobody can verify, a client that upstream is to refuse itself), nothing is done, and mitmproxy
+sends the client's own request upstream; `addon.passthrough` sees to its token, as for any other registry request.
+"""
+
+import logging
+import time
+from email.utils import formatdate
+
+from mitmproxy import http
+from mitmproxy.log import ALERT
+
+from addon.auth.grants import Grant
+from addon.auth.tokens import TokenUnavailable
+from addon.parts import Parts
+from addon.registry import cache_status, ranges
+from addon.registry.digest import Digest
+from addon.registry.errors import SpecError
+from addon.registry.ranges import ByteRange, Span
+from addon.registry.routes import Kind
+from addon.settings import Access, authority
+from addon.store.blob import BlobReader
+from addon.store.errors import StoreError
+from addon.transfer import answers
+from addon.transfer.body import StoredBody
+from addon.transfer.fill import Fill, State
+from addon.transfer.fills import NotStorable, Refused, Wanted
+from addon.transfer.stream import attach
+from addon.transfer.target import Target, recognise
+from addon.transfer.upstream import UpstreamError
+
+logger = logging.getLogger(__name__)
+
+_YEAR = 365 * 24 * 3600
+
+
+class Pullthrough:
+    """Answers blob requests out of the store, and fills it."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def request(self, flow: http.HTTPFlow) -> None:
+        """Answer a blob request (mitmproxy's hook for a request that is there in full)."""
+        if flow.response or flow.error or not flow.live or self._parts.upstream.owns(flow):
+            return
+        target = recognise(flow, self._parts.settings)
+        if target is None or target.route.kind is not Kind.BLOB or flow.request.method not in ("GET", "HEAD"):
+            return
+        try:
+            flow.response = await self._answer(flow, target)
+        except SpecError as e:
+            flow.response = answers.refusal(e)
+        except TokenUnavailable as e:
+            flow.response = answers.unavailable(e)
+        except UpstreamError as e:
+            flow.response = answers.unreachable(e)
+        if flow.response is not None:
+            flow.response.headers.setdefault(cache_status.NAME, cache_status.BYPASS)
+            how = flow.response.headers[cache_status.NAME].removeprefix("pulltap; ")
+            logger.log(ALERT, "%s %s: %d, %s", *_named(target), flow.response.status_code, how)
+
+    async def _answer(self, flow: http.HTTPFlow, target: Target) -> http.Response | None:
+        digest = target.route.blob()
+        wanted = ranges.parse(flow.request.headers.get("range"))
+        if flow.request.headers.get("if-range", _etag(digest)) != _etag(digest):
+            wanted = []
+        own = flow.request.headers.get("authorization")
+        grant = await self._parts.grants.grant(target.registry, target.route, own, secure=target.scheme == "https")
+        found = await self._find(flow, target, grant, digest, wanted) if digest.verifiable else None
+        match found:
+            case BlobReader():
+                return _stored(found, digest, wanted, flow.request.method)
+            case (Fill() as fill, str(status)):
+                return _growing(fill, status, wanted)
+            case Refused(response):
+                return response.copy()
+            case None:
+                self._parts.send_on(flow, target, grant)
+                return None
+
+    async def _find(
+        self, flow: http.HTTPFlow, target: Target, grant: Grant, digest: Digest, wanted: list[ByteRange]
+    ) -> BlobReader | tuple[Fill, str] | Refused | None:
+        """Where the blob comes from: the store, a fill, or (None) upstream, by the client's own request."""
+        try:
+            if held := self._held(target, digest):
+                if not await self._may_read(flow, target, grant, held, digest):
+                    # Upstream says itself, to the client's own request, why not.
+                    return None
+                if isinstance(held, BlobReader):
+                    return held
+                if flow.request.method == "GET" and held.state is not State.BROKEN:
+                    return held, cache_status.COLLAPSED
+            if flow.request.method == "GET" and _starts_a_fill(wanted):
+                return await self._fill(flow, target, grant, digest)
+        except (NotStorable, StoreError) as e:
+            logger.warning("%s; it passes through", e)
+        return None
+
+    def _held(self, target: Target, digest: Digest) -> BlobReader | Fill | None:
+        """The blob as far as it is here, and this registry delivered it: only that makes it the registry's own."""
+        parts = self._parts
+        if fill := parts.fills.active(target.identity, digest):
+            return fill
+        trusted = parts.settings.access is Access.TRUST
+        if trusted or parts.store.provenance.delivered_by(target.identity, digest):
+            try:
+                return parts.store.open(digest)
+            except OSError as e:
+                logger.warning("blob %s cannot be read, and is fetched again: %s", digest.short, e.strerror)
+        return None
+
+    async def _may_read(
+        self, flow: http.HTTPFlow, target: Target, grant: Grant, held: BlobReader | Fill, digest: Digest
+    ) -> bool:
+        """Whether upstream would give this blob, in this repository, to this credential."""
+        parts, repository = self._parts, target.route.repository
+        if parts.settings.access is Access.TRUST:
+            return True
+        if parts.verdicts.may_pull(target.identity, repository, grant.credential) and (
+            (isinstance(held, Fill) and repository in held.repositories)
+            or parts.store.provenance.belongs(target.identity, repository, digest)
+        ):
+            return True
+        purpose = f"pulltap: may {repository} {digest.short} be read?"
+        while True:
+            question = _request(flow, target, grant, "HEAD")
+            answer, _ = await parts.upstream.ask(question, flow.client_conn, purpose)
+            if answer.status_code < 400:
+                parts.verdicts.record(target.identity, repository, grant.credential)
+                if isinstance(held, Fill):
+                    held.repositories.add(repository)
+                else:
+                    parts.store.provenance.record(target.identity, repository, digest)
+                return True
+            renewed = await self._renewed(target, grant, answer)
+            if renewed is None:
+                return False
+            grant = renewed
+
+    async def _fill(
+        self, flow: http.HTTPFlow, target: Target, grant: Grant, digest: Digest
+    ) -> tuple[Fill, str] | Refused:
+        parts, repository = self._parts, target.route.repository
+        while True:
+            wanted = Wanted(target.identity, repository, digest, grant.credential)
+            request = _request(flow, target, grant, "GET")
+            outcome = await parts.fills.start(wanted, request, flow.client_conn, parts.sizes.get(digest))
+            if not isinstance(outcome, Refused):
+                parts.verdicts.record(target.identity, repository, grant.credential)
+                return outcome.fill, cache_status.STORED if outcome.started else cache_status.COLLAPSED
+            renewed = await self._renewed(target, grant, outcome.response)
+            if renewed is None:
+                parts.note_refusal(flow, target, grant, outcome.response)
+                return outcome
+            grant = renewed
+
+    async def _renewed(self, target: Target, grant: Grant, answer: http.Response) -> Grant | None:
+        """A fresh grant, where an injected one was refused and another can be had; a second refusal stands."""
+        if answer.status_code != 401:
+            return None
+        challenges = answer.headers.get_all("www-authenticate")
+        secure = target.scheme == "https"
+        return await self._parts.grants.renew(target.registry, target.route, grant, challenges, secure=secure)
+
+
+def _request(flow: http.HTTPFlow, target: Target, grant: Grant, method: str) -> http.Request:
+    """The request for the whole blob in its own bytes, on the client's behalf."""
+    name = authority(target.scheme, target.host, target.port)
+    headers = {"Host": name, "Accept": "*/*", "Accept-Encoding": "identity"}
+    headers["User-Agent"] = flow.request.headers.get("user-agent", "pulltap")
+    if grant.authorization:
+        headers["Authorization"] = grant.authorization
+    request = http.Request.make(method, f"{target.scheme}://{name}{flow.request.path}")
+    request.headers.clear()
+    request.headers.update(headers)
+    return request
+
+
+def _starts_a_fill(wanted: list[ByteRange]) -> bool:
+    return not wanted or (len(wanted) == 1 and wanted[0].open_ended)
+
+
+def _span(wanted: list[ByteRange], size: int) -> Span | None:
+    """The part of the blob to answer with; None for all of it, which is also the answer to several ranges."""
+    if len(wanted) != 1:
+        return None
+    if (span := wanted[0].within(size)) is None:
+        raise ranges.unsatisfiable(size)
+    return span
+
+
+def _stored(reader: BlobReader, digest: Digest, wanted: list[ByteRange], method: str) -> http.Response:
+    span = _span(wanted, reader.size)
+    response = _head(digest, reader.size, span, cache_status.HIT)
+    if method == "GET":
+        attach(response, StoredBody(reader, span or Span(0, reader.size)))
+    return response
+
+
+def _growing(fill: Fill, status: str, wanted: list[ByteRange]) -> http.Response:
+    span = _span(wanted, fill.size) if fill.size is not None else None
+    response = _head(fill.digest, fill.size, span, status)
+    attach(response, fill.body(span))
+    return response
+
+
+def _head(digest: Digest, size: int | None, span: Span | None, status: str) -> http.Response:
+    """The head of a blob answer; a size that is not known yet means chunks."""
+    headers = [
+        (b"Date", formatdate(time.time(), usegmt=True).encode()),
+        (b"Content-Type", b"application/octet-stream"),
+        (b"Docker-Content-Digest", str(digest).encode()),
+        (b"Docker-Distribution-Api-Version", b"registry/2.0"),
+        (b"ETag", _etag(digest).encode()),
+        (b"Accept-Ranges", b"bytes"),
+        (b"Cache-Control", b"max-age=%d" % _YEAR),
+        (cache_status.NAME.encode(), status.encode()),
+    ]
+    if size is None:
+        headers.append((b"Transfer-Encoding", b"chunked"))
+    else:
+        headers.append((b"Content-Length", b"%d" % (size if span is None else len(span))))
+    if span is not None and size is not None:
+        headers.append((b"Content-Range", span.content_range(size).encode()))
+    code, reason = (200, b"OK") if span is None else (206, b"Partial Content")
+    now = time.time()
+    return http.Response(b"HTTP/1.1", code, reason, http.Headers(headers), b"", None, now, None)
+
+
+def _etag(digest: Digest) -> str:
+    return f'"{digest}"'
+
+
+def _named(target: Target) -> tuple[str, str]:
+    reference = target.route.reference
+    return target.route.repository[:80], reference[:19]

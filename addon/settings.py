@@ -1,0 +1,287 @@
+"""The configuration: options that mitmproxy declares for us, and the mapping ``registries:`` of the same file.
+
+mitmproxy reads ``<confdir>/config.yaml``, passes over keys that it does not know, and reports a value of the wrong type
+without its line. So the file is read here once more, for its lines: `check_file` finds what is misspelt or mistyped,
+before it could be taken for configured.
+"""
+
+import difflib
+import enum
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+DEFAULT_HOSTS = (
+    "registry-1.docker.io",
+    "ghcr.io",
+    "quay.io",
+    "registry.k8s.io",
+    "gcr.io",
+    "public.ecr.aws",
+    "mcr.microsoft.com",
+    "registry.gitlab.com",
+)
+REGISTRIES = "registries"
+_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\]", re.IGNORECASE | re.ASCII)
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names the key and the way out."""
+
+    def __init__(self, message: str, *keys: str) -> None:
+        super().__init__(message)
+        self.keys = keys
+        """The path of the key that is wrong."""
+
+
+class Auth(enum.StrEnum):
+    """What becomes of a request without ``Authorization``."""
+
+    INJECT = "inject"
+    PASSTHROUGH = "passthrough"
+
+
+class Ping(enum.StrEnum):
+    """Who answers ``GET /v2/``: the registry, or Pulltap."""
+
+    UPSTREAM = "upstream"
+    LOCAL = "local"
+
+
+class Access(enum.StrEnum):
+    """Whether a stored blob is served only to those who may pull it."""
+
+    CHECK = "check"
+    TRUST = "trust"
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """A registry that Pulltap knows, as configured."""
+
+    host: str
+    """``host``, or ``host:port`` where the port is not the scheme's own."""
+    auth: Auth = Auth.PASSTHROUGH
+    ping: Ping = Ping.UPSTREAM
+    realms: tuple[str, ...] = ()
+    """Hosts of token services that may be asked for this registry, beside the registry's own."""
+    credentials: Path | None = None
+    """The Docker ``config.json`` that holds this registry's credential."""
+
+
+DOCKER_HUB = Registry("registry-1.docker.io", auth=Auth.INJECT, realms=("auth.docker.io",))
+_KNOWN = {DOCKER_HUB.host: DOCKER_HUB}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of the configuration, parsed."""
+
+    registries: Mapping[str, Registry]
+    store: Path
+    max_size: int
+    """Bytes."""
+    access: Access
+    docker_config: Path | None
+
+    def registry(self, scheme: str, host: str, port: int) -> Registry | None:
+        """The registry at this address; None where the address is of no concern to Pulltap."""
+        return self.registries.get(authority(scheme, host, port))
+
+
+def authority(scheme: str, host: str, port: int) -> str:
+    """``host``, or ``host:port`` where the port is not the scheme's own."""
+    host = host.lower().rstrip(".")
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    return host if port == {"https": 443, "http": 80}.get(scheme) else f"{host}:{port}"
+
+
+def default_store() -> Path:
+    """Where the store is if nobody says otherwise (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pulltap"
+
+
+def parse(
+    *,
+    hosts: Sequence[str],
+    store: str,
+    max_size: int | None,
+    access: str,
+    docker_config: str,
+    registries: Mapping[str, Registry],
+) -> Settings:
+    """Put the options' values together.
+
+    Raises:
+        ConfigError: a value means nothing.
+    """
+    if max_size is None or max_size <= 0:
+        raise ConfigError("registry_store_max_size is to be a size such as 50g", "registry_store_max_size")
+    config = Path(docker_config).expanduser() if docker_config else None
+    if config is not None and config.is_dir():
+        config /= "config.json"
+    known = {_host(host, "registry_hosts"): None for host in hosts}
+    named = {host: registries.get(host) or _KNOWN.get(host) or Registry(host) for host in (*known, *registries)}
+    return Settings(
+        registries={
+            host: registry if registry.credentials or not config else replace(registry, credentials=config)
+            for host, registry in named.items()
+        },
+        store=Path(store).expanduser() if store else default_store(),
+        max_size=max_size,
+        access=_choice(Access, access, "registry_access"),
+        docker_config=config,
+    )
+
+
+def parse_registries(nested: object) -> dict[str, Registry]:
+    """Read the mapping ``registries:``.
+
+    Raises:
+        ConfigError: a key is unknown or a value means nothing.
+    """
+    if not isinstance(nested, dict):
+        raise ConfigError(f"{REGISTRIES} is to be a mapping from a registry's host to its settings", REGISTRIES)
+    return {_host(host, REGISTRIES, str(host)): _registry(str(host), entry) for host, entry in nested.items()}
+
+
+def _registry(host: str, entry: object) -> Registry:
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{REGISTRIES}.{host} is to be a mapping", REGISTRIES, host)
+    registry = _KNOWN.get(host.lower()) or Registry(host.lower())
+    for key, value in entry.items():
+        place = (REGISTRIES, host, str(key))
+        match key:
+            case "auth":
+                registry = replace(registry, auth=_choice(Auth, value, *place))
+            case "ping":
+                registry = replace(registry, ping=_choice(Ping, value, *place))
+            case "realms":
+                if not isinstance(value, list):
+                    raise ConfigError(f"{'.'.join(place)} is to be a list of hosts", *place)
+                registry = replace(registry, realms=tuple(_host(realm, *place) for realm in value))
+            case "credentials":
+                if not isinstance(value, str):
+                    raise ConfigError(f"{'.'.join(place)} is to be the path of a Docker config.json", *place)
+                registry = replace(registry, credentials=Path(value).expanduser())
+            case _:
+                raise ConfigError(unknown(place, ("auth", "ping", "realms", "credentials")), *place)
+    return registry
+
+
+def _choice[E: enum.StrEnum](kind: type[E], value: object, *place: str) -> E:
+    try:
+        return kind(str(value))
+    except ValueError:
+        raise ConfigError(f"{'.'.join(place)} is {value!r}, but is to be one of {', '.join(kind)}", *place) from None
+
+
+def _host(text: object, *place: str) -> str:
+    host, _, port = str(text).rpartition(":") if re.search(r":[0-9]+$", str(text)) else (str(text), "", "")
+    if not _HOST.fullmatch(host) or (port and not 0 < int(port) < 65536):
+        raise ConfigError(f"{'.'.join(place)}: {text!r} is no host and no host:port", *place)
+    return str(text).lower()
+
+
+def unknown(place: Sequence[str], known: Collection[str]) -> str:
+    """The sentence about a key that nobody knows, with the one that was probably meant."""
+    close = difflib.get_close_matches(place[-1], known, 1)
+    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
+    return f"unknown key {'.'.join(place)}; {hint}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something wrong in the file: the line, counted from 1, the top-level key, and the sentence."""
+
+    path: Path
+    line: int
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """The file as read for its lines: what each top-level key holds, and where it stands."""
+
+    path: Path
+    values: Mapping[str, object]
+    lines: Mapping[tuple[str, ...], int]
+
+    def line(self, keys: Sequence[str]) -> int:
+        """The line of a key given by its path; of the nearest key above it, where it is not there itself."""
+        keys = tuple(keys)
+        while keys and keys not in self.lines:
+            keys = keys[:-1]
+        return self.lines.get(keys, 1)
+
+    def place(self, keys: Sequence[str]) -> str:
+        """``path:line: `` for a key of this file; empty for one that was set elsewhere."""
+        return f"{self.path}:{self.line(keys)}: " if keys and keys[0] in self.values else ""
+
+
+def read_file(path: Path) -> ConfigFile:
+    """Read the file with the lines of its keys.
+
+    Raises:
+        ConfigError: it cannot be read, or is not YAML.
+    """
+    path = path.resolve()
+    try:
+        text = path.read_text("utf-8") if path.exists() else ""
+        root = yaml.compose(text, yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except OSError as e:
+        raise ConfigError(f"{path}: {e.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: {e}") from None
+    return ConfigFile(path, values if isinstance(values, dict) else {}, dict(_lines(root, ())))
+
+
+def _lines(node: yaml.Node | None, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*above, str(key.value))
+            yield here, key.start_mark.line + 1
+            yield from _lines(value, here)
+
+
+def check_file(file: ConfigFile, types: Mapping[str, Any]) -> list[Fault]:
+    """Find the keys of the file that are ours and wrong.
+
+    Args:
+        file: the file.
+        types: our options' names with their types.
+    """
+    faults = []
+    for key, value in file.values.items():
+        if key == REGISTRIES:
+            try:
+                parse_registries(value)
+            except ConfigError as e:
+                faults.append(Fault(file.path, file.line(e.keys), key, str(e)))
+        elif str(key).startswith("registry_"):
+            if key not in types:
+                faults.append(Fault(file.path, file.line([key]), key, unknown([key], types)))
+            elif not _is(value, types[key]):
+                kind = {str: "a string", int: "a whole number", bool: "true or false"}.get(
+                    types[key], "a list of strings"
+                )
+                message = f"{key} is {value!r}, but is to be {kind}"
+                faults.append(Fault(file.path, file.line([key]), key, message))
+    return faults
+
+
+def _is(value: object, kind: Any) -> bool:
+    if kind in (str, int, bool):
+        return type(value) is kind
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)

@@ -1,0 +1,43 @@
+"""Reading a blob, whether it is whole or still growing."""
+
+import os
+from collections.abc import Callable
+
+
+class BlobReader:
+    """An open blob file, read by offset, so that any number of readers can share the bytes.
+
+    It stays readable after the file was renamed or unlinked. Closing is idempotent, and happens at the latest when the
+    reader is collected.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd = fd
+        self.size = size
+        """The file's length in bytes at the moment it was opened."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read up to ``length`` bytes from ``offset``; fewer only at the end of what is written.
+
+        Raises:
+            OSError: the disk failed.
+            ValueError: the reader is closed.
+        """
+        if self._fd < 0:
+            raise ValueError("reading from a closed blob")
+        return os.pread(self._fd, length, offset)
+
+    def again(self) -> "BlobReader":
+        """A second reader of the same file, closed on its own."""
+        return BlobReader(os.dup(self._fd), self.size)
+
+    def close(self) -> None:
+        """Give the file descriptor back."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    # The module's globals may be gone when the interpreter shuts down.
+    def __del__(self, _close: Callable[[int], None] = os.close) -> None:
+        if self._fd >= 0:
+            _close(self._fd)

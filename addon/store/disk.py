@@ -1,0 +1,112 @@
+"""The store on disk: an OCI image layout, with what is ours in a folder of its own.
+
+Source: OCI Image Specification, image-layout.md. ``blobs/<algorithm>/<encoded>`` holds the blobs, so that ``sha256sum``
+and skopeo work on it as it is; ``pulltap/`` holds the ingest files and the provenance table.
+"""
+
+import itertools
+import json
+import os
+import stat
+from pathlib import Path
+
+from addon.registry.digest import ALGORITHMS, Digest
+from addon.store.blob import BlobReader
+from addon.store.errors import StoreError
+from addon.store.ingest import Ingest, abandoned
+from addon.store.provenance import Provenance
+
+_LAYOUT = {"imageLayoutVersion": "1.0.0"}
+_INDEX = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}
+# What a file system leaves in an otherwise empty mount.
+_IGNORED = {"lost+found", ".DS_Store"}
+
+
+class Store:
+    """A folder of blobs. Several processes may use the same one."""
+
+    def __init__(self, root: Path) -> None:
+        """Open the store, or make it where there is none.
+
+        Raises:
+            StoreError: the folder holds something else, or cannot be written.
+        """
+        self.root = root
+        self._blobs = root / "blobs"
+        self._ingests = root / "pulltap" / "ingest"
+        self._serial = itertools.count()
+        try:
+            self._make()
+            self._sweep()
+            self.provenance = Provenance(root / "pulltap" / "provenance.db")
+        except OSError as e:
+            raise StoreError(
+                f"cannot use {root} as store: {e.strerror or e} ({e.filename}); name another folder in registry_store"
+            ) from e
+
+    def _make(self) -> None:
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        layout = self.root / "oci-layout"
+        if not layout.exists():
+            if foreign := sorted({entry.name for entry in self.root.iterdir()} - _IGNORED - {"blobs", "index.json"}):
+                raise StoreError(
+                    f"{self.root} is no store: it holds {foreign[0]!r}, but no oci-layout; "
+                    "name an empty folder, a store or an OCI image layout in registry_store"
+                )
+            layout.write_text(json.dumps(_LAYOUT))
+        for folder in (*(self._blobs / algorithm for algorithm in ALGORITHMS), self._ingests):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        index = self.root / "index.json"
+        if not index.exists():
+            index.write_text(json.dumps(_INDEX))
+
+    def _sweep(self) -> None:
+        for path in self._ingests.iterdir():
+            if abandoned(path):
+                path.unlink(missing_ok=True)
+
+    def path(self, digest: Digest) -> Path:
+        """Where the blob lies, or would lie."""
+        return self._blobs / digest.algorithm / digest.encoded
+
+    def open(self, digest: Digest) -> BlobReader | None:
+        """Open a stored blob; None where it is not stored.
+
+        Raises:
+            OSError: it is there, but cannot be read.
+        """
+        try:
+            fd = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            return None
+        return BlobReader(fd, status.st_size)
+
+    def ingest(self, digest: Digest) -> Ingest:
+        """Begin to take a blob in.
+
+        Raises:
+            OSError: the folder cannot be written, or the process has too many files open.
+        """
+        name = f"{digest.algorithm}-{digest.encoded}.{os.getpid()}-{next(self._serial)}"
+        return Ingest(self._ingests / name, self.path(digest), digest)
+
+    def check_writable(self) -> None:
+        """Write and remove a file where ingests are written.
+
+        Raises:
+            OSError: that does not work.
+        """
+        probe = self._ingests / f"probe.{os.getpid()}-{next(self._serial)}"
+        try:
+            with probe.open("xb", buffering=0) as file:
+                file.write(b"\0")
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close what is open."""
+        self.provenance.close()

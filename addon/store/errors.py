@@ -1,0 +1,9 @@
+"""What can go wrong with the store."""
+
+
+class StoreError(Exception):
+    """The store cannot do what it was asked for; the message names the path and the way out."""
+
+
+class DigestMismatch(StoreError):
+    """The bytes that arrived are not the blob that was asked for: their length or their digest differs."""

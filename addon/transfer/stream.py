@@ -1,0 +1,184 @@
+"""How a body of any size leaves through mitmproxy without being held in memory.
+
+mitmproxy sends a response that an addon made from memory, in one piece. The layers here change that, and are the one
+place that leans on its internals:
+
+- `StreamLayers` turns, in the ``next_layer`` hook, each ``HttpLayer`` that mitmproxy chose into a `BlobHttpLayer`,
+  whose streams are `BlobHttpStream`, and each ``ClientTLSLayer`` into a `BulkTLSLayer`;
+- an addon that answers a request attaches a `Body` to its response with `attach`;
+- `BlobHttpStream.send_response` sends the headers, then turns of up to `TURN` pieces. Between two turns it blocks on a
+  hook of our own, ``registry_turn``, whose handler waits until the client has taken what was written, and until there
+  is more to send. That is the back-pressure: what lies in memory for one client is one turn.
+
+The life of a response of six pieces, as commands of the stream::
+
+    << HttpResponseHeadersHook(flow)           the last moment to change the head
+    << SendHttp(ResponseHeaders, client)
+    << SendHttp(ResponseData, client) x 4
+    << RegistryTurnHook(turn)                  the client has taken them, and there is more to read
+    << SendHttp(ResponseData, client) x 2
+    << HttpResponseHook(flow)                  as for any streamed body: behind it
+    << SendHttp(ResponseEndOfMessage, client)
+
+A small body fits the first turn, and costs no hook. A body that breaks ends in ``HttpErrorHook`` and a closed
+connection, so that no client takes it for complete.
+"""
+
+import time
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from mitmproxy import connection, ctx, flow, http
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.layers import ClientTLSLayer
+from mitmproxy.proxy.layers.http import (
+    DropStream,
+    ErrorCode,
+    HttpErrorHook,
+    HttpLayer,
+    HttpResponseHook,
+    HttpStream,
+    RequestProtocolError,
+    ResponseData,
+    ResponseHeaders,
+    ResponseProtocolError,
+    SendHttp,
+)
+from OpenSSL import SSL
+
+from addon.transfer.body import PIECE, Body, BodyBroken
+
+TURN = 4
+"""Pieces between two waits for the client: enough to keep its socket busy, little enough to hold."""
+# One piece, and what TLS adds to its records of 16 KiB.
+_ENCRYPTED = PIECE + PIECE // 16
+
+_bodies: WeakKeyDictionary[http.Response, Body] = WeakKeyDictionary()
+
+
+def attach(response: http.Response, body: Body) -> None:
+    """Let ``body`` follow the headers of ``response``, which an addon is about to put into its flow."""
+    _bodies[response] = body
+
+
+@dataclass
+class Turn:
+    """What is waited for between two turns, and whether it came."""
+
+    body: Body
+    client: connection.Client
+    broken: str = ""
+
+
+@dataclass
+class RegistryTurnHook(commands.StartHook):
+    """A client has been sent one turn of a body; the next one is wanted."""
+
+    turn: Turn
+
+
+class BlobHttpStream(HttpStream):
+    """An HTTP stream that sends an attached body in turns."""
+
+    def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
+        """See `HttpStream.send_response`: the response is there, and is to be sent."""
+        assert self.flow.response
+        body = _bodies.pop(self.flow.response, None)
+        if body is None:
+            yield from super().send_response(already_streamed)
+            return
+        try:
+            yield from self._send(self.flow.response, body)
+        finally:
+            body.close()
+
+    def _send(self, response: http.Response, body: Body) -> layer.CommandGenerator[None]:
+        yield SendHttp(ResponseHeaders(self.stream_id, response, end_stream=body.ended), self.context.client)
+        turn = Turn(body, self.context.client)
+        while True:
+            try:
+                for _ in range(TURN):
+                    if not (piece := body.read()):
+                        break
+                    yield SendHttp(ResponseData(self.stream_id, piece), self.context.client)
+            except OSError as e:
+                turn.broken = f"reading the store failed: {e}"
+            if body.ended:
+                break
+            if not turn.broken:
+                yield RegistryTurnHook(turn)
+            if broken := self._client_left() or turn.broken:
+                yield from self._fail(broken)
+                return
+        response.timestamp_end = time.time()
+        yield HttpResponseHook(self.flow)
+        self.server_state = self.state_done
+        if (yield from self.check_killed(False)):
+            return
+        if self.client_state == self.state_done:
+            yield from self.flow_done()
+
+    def _client_left(self) -> str:
+        if self.flow.error and self.flow.error.msg == flow.Error.KILLED_MESSAGE:
+            return flow.Error.KILLED_MESSAGE
+        return next((e.message for e in self._paused_event_queue if isinstance(e, RequestProtocolError)), "")
+
+    def _fail(self, reason: str) -> layer.CommandGenerator[None]:
+        self.flow.error = flow.Error(reason)
+        yield HttpErrorHook(self.flow)
+        yield SendHttp(ResponseProtocolError(self.stream_id, reason, ErrorCode.CANCEL), self.context.client)
+        self.flow.live = False
+        self.client_state = self.server_state = self.state_errored
+        yield DropStream(self.stream_id)
+
+
+class BlobHttpLayer(HttpLayer):
+    """An HTTP layer whose streams are ours."""
+
+    def make_stream(self, stream_id: int) -> layer.CommandGenerator[None]:
+        """See `HttpLayer.make_stream`."""
+        stream = self.streams[stream_id] = BlobHttpStream(self.context.fork(), stream_id)
+        yield from self.event_to_child(stream, events.Start())
+
+
+class BulkTLSLayer(ClientTLSLayer):
+    """Client TLS that hands over what it encrypted in one piece instead of 64 KiB at a time."""
+
+    def tls_interact(self) -> layer.CommandGenerator[None]:
+        """See `TLSLayer.tls_interact`."""
+        while True:
+            try:
+                encrypted = self.tls.bio_read(_ENCRYPTED)
+            except SSL.WantReadError:
+                return
+            yield commands.SendData(self.conn, encrypted)
+            if len(encrypted) < _ENCRYPTED:
+                return
+
+
+class StreamLayers:
+    """The addon that puts the layers in, and waits between turns."""
+
+    def next_layer(self, nextlayer: layer.NextLayer) -> None:
+        """Let mitmproxy choose the layer as always; where that carries HTTP, ours takes its place."""
+        builtin = ctx.master.addons.get("nextlayer")
+        builtin.next_layer(nextlayer)
+        chosen = nextlayer.layer
+        while chosen is not None:
+            # The subclasses add no state, so that a layer can become one after it was made.
+            if type(chosen) is HttpLayer:
+                chosen.__class__ = BlobHttpLayer
+            elif type(chosen) is ClientTLSLayer:
+                chosen.__class__ = BulkTLSLayer
+            chosen = getattr(chosen, "child_layer", None)
+
+    async def registry_turn(self, turn: Turn) -> None:
+        """Wait until the client has taken what was written, and there is more to send."""
+        try:
+            handler = ctx.master.addons.get("proxyserver").connections[turn.client.id]
+            await handler.transports[turn.client].writer.drain()
+            await turn.body.wait()
+        except (KeyError, OSError):
+            turn.broken = "client disconnected"
+        except BodyBroken as e:
+            turn.broken = str(e)

@@ -1,0 +1,77 @@
+"""Which registry a connection or a request is for, and what it asks of it."""
+
+import ipaddress
+from dataclasses import dataclass
+
+from mitmproxy import connection, http
+from mitmproxy.proxy import mode_specs
+
+from addon.registry import routes
+from addon.registry.routes import Route
+from addon.settings import Registry, Settings, authority
+
+_REDIRECTED = (mode_specs.TransparentMode, mode_specs.LocalMode, mode_specs.WireGuardMode, mode_specs.TunMode)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A registry request: where it goes, by name, and what it asks for."""
+
+    registry: Registry
+    identity: str
+    """The name under which its answers are remembered: a host that TLS verified is another than one it did not."""
+    route: Route
+    scheme: str
+    host: str
+    port: int
+
+
+def connecting_to(client: connection.Client, server: connection.Server, sni: str | None, settings: Settings) -> bool:
+    """Whether a TLS connection that begins is for a registry; any other is never decrypted."""
+    if server.address is None:
+        return False
+    host, port = server.address[0], server.address[1]
+    if isinstance(client.proxy_mode, _REDIRECTED):
+        host = sni or host
+    return settings.registry("https", host, port) is not None
+
+
+def recognise(flow: http.HTTPFlow, settings: Settings) -> Target | None:
+    """The registry request that this flow is; None where it is none."""
+    request = flow.request
+    host = _host(flow)
+    if host is None or (registry := settings.registry(request.scheme, host, request.port)) is None:
+        return None
+    route = routes.parse(request.path)
+    if route is None:
+        return None
+    name = authority(request.scheme, host, request.port)
+    identity = name if request.scheme == "https" else f"{request.scheme}://{name}"
+    return Target(registry, identity, route, request.scheme, host, request.port)
+
+
+def _host(flow: http.HTTPFlow) -> str | None:
+    """The name of the host: redirected traffic has an address for a destination, and names it in SNI and Host."""
+    if not isinstance(flow.client_conn.proxy_mode, _REDIRECTED):
+        return flow.request.host
+    named = flow.request.pretty_host
+    if flow.request.scheme != "https":
+        return named
+    # A request that names another host than the one its TLS is for belongs to neither.
+    return named if named == (flow.client_conn.sni or named) else None
+
+
+def to_the_proxy(flow: http.HTTPFlow) -> bool:
+    """Whether this is a plain request to the proxy's own address."""
+    if flow.request.scheme != "http" or isinstance(flow.client_conn.proxy_mode, _REDIRECTED):
+        return False
+    own_host, own_port = flow.client_conn.sockname[:2]
+    if flow.request.port != own_port:
+        return False
+    host = flow.request.host.strip("[]").lower()
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host) == ipaddress.ip_address(own_host.partition("%")[0])
+    except ValueError:
+        return False

@@ -1,0 +1,266 @@
+"""What Pulltap itself asks upstream, through mitmproxy's own HTTP core.
+
+An `Exchange` is one request with its answer, run as mitmproxy's client replay runs a flow: upstream proxies, client
+certificates and CA options apply to it, and a person debugging sees it in the flow list, with a comment that says what
+it is for. Its body goes to a `Receiver`, or, where nobody wants to receive it, is collected up to a limit.
+
+`Upstream.fetch` follows redirects; `Upstream.ask` does not.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Protocol
+from urllib.parse import urljoin, urlsplit
+from weakref import WeakSet
+
+from mitmproxy import connection, ctx, http
+from mitmproxy.addons.clientplayback import MockServer, ReplayHandler
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.layers.http import (
+    HttpResponseHeadersHook,
+    HttpResponseHook,
+    ResponseData,
+)
+
+HEADER_SECONDS = 30
+"""How long upstream may take to answer; containerd, for one, waits no longer for us."""
+STALL_SECONDS = 60
+"""How long a body may pause."""
+COLLECTED = 4 * 1024 * 1024
+"""Bytes of a body that is collected, at most: registries accept no larger manifest."""
+_HOPS = 5
+
+
+class UpstreamError(Exception):
+    """Upstream gave no usable answer; ``status`` (502 or 504) is what the client is told."""
+
+    def __init__(self, message: str, status: int = 502) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Receiver(Protocol):
+    """Where the body of an answer goes, piece by piece, on the event loop."""
+
+    def receive(self, chunk: bytes) -> None:
+        """Take the next bytes; is not to raise."""
+
+    async def ready(self) -> None:
+        """Return when more bytes are welcome: upstream is not read before."""
+
+
+Choose = Callable[[http.Response], Receiver | None]
+"""Looks at an answer's head and names who receives its body; None collects it."""
+
+
+def collect(_response: http.Response) -> None:
+    """The choice to collect every body."""
+
+
+class _Asker(MockServer):
+    """The client's end of an exchange, as seen by the HTTP layer."""
+
+    def __init__(self, exchange: "Exchange", context: layer.Context) -> None:
+        super().__init__(exchange.flow, context)
+        self._exchange = exchange
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, ResponseData):
+            self._exchange.received(event.data)
+        else:
+            yield from super()._handle_event(event)
+
+
+class Exchange(ReplayHandler):
+    """One request to upstream and its answer."""
+
+    def __init__(self, exchange_flow: http.HTTPFlow, choose: Choose) -> None:
+        super().__init__(exchange_flow, ctx.options)
+        self.layer.connections[self.client] = _Asker(self, self.layer.context.fork())
+        self.complete = False
+        """Whether the body came to its end, as far as HTTP can tell."""
+        self._choose = choose
+        self._receiver: Receiver | None = None
+        self._collected = bytearray()
+        self._head: asyncio.Future[http.Response] = asyncio.get_running_loop().create_future()
+        self._timeout = asyncio.timeout(HEADER_SECONDS)
+        self._reason = ""
+        self._task = asyncio.create_task(self._run(), name=f"upstream {exchange_flow.request.pretty_url[:80]}")
+
+    async def head(self) -> http.Response:
+        """The answer's head; for a collected body, the whole answer.
+
+        Raises:
+            UpstreamError: there is none.
+        """
+        return await asyncio.shield(self._head)
+
+    async def end(self) -> None:
+        """Wait until the exchange is over, its body received.
+
+        Raises:
+            UpstreamError: it ended before its body did.
+        """
+        await asyncio.wait([self._task])
+        if not self.complete:
+            raise UpstreamError(self._reason or "upstream closed the connection")
+
+    async def abort(self) -> None:
+        """Close the connection; nothing more is received."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        address = f"{self.flow.request.host}:{self.flow.request.port}"
+        try:
+            async with self._timeout:
+                await self.replay()
+        except TimeoutError:
+            waited = STALL_SECONDS if self._head.done() else HEADER_SECONDS
+            self._fail(UpstreamError(f"{address} sent nothing for {waited} s", 504))
+        except asyncio.CancelledError:
+            self._fail(UpstreamError("aborted"))
+        finally:
+            await self._close()
+        if self.flow.error is not None:
+            timed_out = "timed out" in self.flow.error.msg
+            self._fail(UpstreamError(f"{address}: {self.flow.error.msg}", 504 if timed_out else 502))
+
+    def _fail(self, error: UpstreamError) -> None:
+        self._reason = self._reason or str(error)
+        if not self._head.done():
+            self._head.set_exception(error)
+            # Whoever asks later gets it; nobody having asked is no fault.
+            self._head.exception()
+
+    async def _close(self) -> None:
+        handlers = [io.handler for io in self.transports.values() if io.handler]
+        for handler in handlers:
+            handler.cancel()
+        if handlers:
+            await asyncio.wait(handlers)
+
+    def received(self, chunk: bytes) -> None:
+        """Pass a piece of the body on."""
+        self._lives()
+        if self._receiver is not None:
+            self._receiver.receive(chunk)
+        elif len(self._collected) + len(chunk) <= COLLECTED:
+            self._collected += chunk
+        else:
+            self._reason = f"{self.flow.request.host} sent more than {COLLECTED} bytes where a short answer was due"
+            self._task.cancel()
+
+    async def handle_hook(self, hook: commands.StartHook) -> None:
+        """See `ReplayHandler.handle_hook`; in between, the head is handed out and the body collected."""
+        if isinstance(hook, HttpResponseHook) and self._receiver is None:
+            assert hook.flow.response
+            hook.flow.response.data.content = bytes(self._collected)
+        await super().handle_hook(hook)
+        if isinstance(hook, HttpResponseHeadersHook):
+            assert hook.flow.response
+            hook.flow.response.stream = True
+            self._receiver = self._choose(hook.flow.response)
+            if self._receiver is not None:
+                self._answered(hook.flow.response)
+        elif isinstance(hook, HttpResponseHook) and self.flow.error is None:
+            self.complete = True
+            assert hook.flow.response
+            self._answered(hook.flow.response)
+
+    def _answered(self, response: http.Response) -> None:
+        if not self._head.done():
+            self._head.set_result(response)
+
+    async def drain_writers(self) -> None:
+        """See `ConnectionHandler.drain_writers`, which is awaited after every read from upstream."""
+        await super().drain_writers()
+        if self._receiver is not None:
+            await self._receiver.ready()
+            self._lives()
+
+    def _lives(self) -> None:
+        # Once over, a timeout refuses to be moved; what still arrives then is the rest of a closed connection.
+        with contextlib.suppress(RuntimeError):
+            self._timeout.reschedule(asyncio.get_running_loop().time() + STALL_SECONDS)
+
+
+class Upstream:
+    """Asks upstream on Pulltap's own account."""
+
+    def __init__(self) -> None:
+        self._flows: WeakSet[http.HTTPFlow] = WeakSet()
+
+    def owns(self, some_flow: http.HTTPFlow) -> bool:
+        """Whether this flow is one of ours, which our own hooks leave alone."""
+        return some_flow in self._flows
+
+    async def ask(
+        self, request: http.Request, client: connection.Client, purpose: str, choose: Choose = collect
+    ) -> tuple[http.Response, Exchange]:
+        """Send one request; returns with the head, or, for a collected body, the whole answer.
+
+        Args:
+            request: an absolute request.
+            client: on whose behalf, for those who look at the flow.
+            purpose: what the flow's comment says.
+            choose: names the receiver of the body.
+
+        Raises:
+            UpstreamError: no answer came.
+        """
+        exchange_flow = http.HTTPFlow(client, connection.Server(address=None))
+        exchange_flow.request = request
+        exchange_flow.is_replay = "request"
+        exchange_flow.comment = purpose
+        self._flows.add(exchange_flow)
+        exchange = Exchange(exchange_flow, choose)
+        try:
+            return await exchange.head(), exchange
+        except asyncio.CancelledError:
+            await exchange.abort()
+            raise
+
+    async def fetch(
+        self, request: http.Request, client: connection.Client, purpose: str, choose: Choose = collect
+    ) -> tuple[http.Response, Exchange]:
+        """`ask`, following redirects; a further host gets no ``Authorization``, nor anything else that is a secret.
+
+        Raises:
+            UpstreamError: no answer came, or a redirect leads nowhere.
+        """
+        for _ in range(_HOPS + 1):
+            response, exchange = await self.ask(request, client, purpose, choose)
+            if response.status_code not in (301, 302, 303, 307, 308) or not (to := response.headers.get("location")):
+                return response, exchange
+            request = redirected(request, to)
+        raise UpstreamError(f"{request.host} redirects more than {_HOPS} times")
+
+
+_SECRETS = ("authorization", "cookie", "proxy-authorization")
+
+
+def redirected(request: http.Request, location: str) -> http.Request:
+    """The request that a redirect asks for (RFC 9110, section 15.4).
+
+    Raises:
+        UpstreamError: the redirect is not to HTTP, or leaves TLS.
+    """
+    target = urljoin(request.url, location)
+    try:
+        parts = urlsplit(target)
+        usable = parts.scheme == "https" or (parts.scheme == "http" and request.scheme == "http")
+        if not usable or not parts.hostname:
+            raise UpstreamError(
+                f"{request.host} redirects to {parts.scheme}://{parts.hostname or ''}, which is refused"
+            )
+        follow = http.Request.make(request.method, target.partition("#")[0], b"", request.headers.copy())
+    except ValueError as e:
+        raise UpstreamError(f"{request.host} redirects to an address that is none") from e
+    if (follow.scheme, follow.host, follow.port) != (request.scheme, request.host, request.port):
+        for name in _SECRETS:
+            follow.headers.pop(name, None)
+    follow.headers.pop("content-length", None)
+    follow.headers["Host"] = parts.netloc.rpartition("@")[2]
+    return follow

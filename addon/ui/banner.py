@@ -1,0 +1,30 @@
+"""What a start says: where things are, and what to do next."""
+
+import logging
+
+from mitmproxy import ctx
+from mitmproxy.log import ALERT
+from mitmproxy.utils import human
+
+from addon import __version__
+from addon.settings import Access, Settings
+from addon.ui.pages import ca_path
+
+logger = logging.getLogger(__name__)
+
+
+def announce(settings: Settings) -> None:
+    """Log where the proxy listens, where the store is, which CA a client must trust, and what to type next."""
+    servers = ctx.master.addons.get("proxyserver").servers
+    listening = [human.format_address(address) for server in servers for address in server.listen_addrs]
+    proxy = f"http://{listening[0] if listening else '127.0.0.1:3128'}"
+    lines = [
+        f"Pulltap {__version__}",
+        f"  listens on   {', '.join(listening) or 'nothing'}",
+        f"  store        {settings.store} (up to {human.pretty_size(settings.max_size)})",
+        f"  trust        {ca_path()}",
+        f"  next         HTTPS_PROXY={proxy} SSL_CERT_FILE={ca_path()} skopeo inspect docker://docker.io/library/alpine",
+    ]
+    if settings.access is Access.TRUST:
+        lines.append("  access       registry_access is trust: every client is given every stored blob")
+    logger.log(ALERT, "%s", "\n".join(lines))

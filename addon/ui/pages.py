@@ -1,0 +1,69 @@
+"""The proxy's own pages: a plain request to the proxy's own address. Nothing there changes state."""
+
+from pathlib import Path
+
+from mitmproxy import ctx, http
+
+from addon.parts import Parts
+from addon.transfer import answers
+from addon.transfer.target import to_the_proxy
+
+CA = "mitmproxy-ca-cert.pem"
+"""mitmproxy's name, in its confdir, of the CA certificate that clients are to trust."""
+_INDEX = """\
+Pulltap: container pulls, local after the first one.
+
+/healthz   200 when the store can be written
+/ca.pem    the CA certificate that clients of this proxy are to trust
+"""
+
+
+def ca_path() -> Path:
+    """Where the CA certificate lies."""
+    return Path(ctx.options.confdir).expanduser() / CA
+
+
+class Pages:
+    """Answers requests to the proxy itself."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def request(self, flow: http.HTTPFlow) -> None:
+        """Answer (mitmproxy's hook for a request that is there in full)."""
+        if flow.response or flow.error or not flow.live or not to_the_proxy(flow):
+            return
+        flow.response = self._answer(flow.request)
+        flow.response.headers["Cache-Control"] = "no-store"
+
+    def _answer(self, request: http.Request) -> http.Response:
+        path = request.path.partition("?")[0]
+        pages = {"/": self._index, "/healthz": self._health, "/ca.pem": self._ca}
+        if path not in pages:
+            return answers.text(404, f"no such page; there are {', '.join(pages)}\n")
+        if request.method not in ("GET", "HEAD"):
+            response = answers.text(405, "these pages are only read\n")
+            response.headers["Allow"] = "GET, HEAD"
+            return response
+        return pages[path]()
+
+    def _index(self) -> http.Response:
+        return answers.text(200, _INDEX)
+
+    def _health(self) -> http.Response:
+        try:
+            self._parts.store.check_writable()
+        except OSError as e:
+            return answers.text(503, f"the store {self._parts.store.root} cannot be written: {e.strerror}\n")
+        return answers.text(200, "ok\n")
+
+    def _ca(self) -> http.Response:
+        try:
+            certificate = ca_path().read_bytes()
+        except OSError as e:
+            return answers.text(503, f"the CA certificate cannot be read: {e.strerror}\n")
+        return http.Response.make(
+            200,
+            certificate,
+            {"Content-Type": "application/x-pem-file", "Content-Disposition": 'attachment; filename="pulltap-ca.pem"'},
+        )

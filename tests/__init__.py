@@ -1,0 +1,1 @@
+"""Pulltap's tests."""
