@@ -5,9 +5,10 @@
 # to mitmdump. macOS ships bash 3.2, so nothing here is newer than what dash understands, too.
 set -eu
 unset CDPATH # with it, cd may print where it went
+status=1     # of die
 
 say() { printf 'run.sh: %s\n' "$*" >&2; }
-die() { say "$@" && exit 1; }
+die() { say "$@" && exit "$status"; }
 absolute() { case $1 in /*) printf '%s\n' "$1" ;; *) printf '%s\n' "$PWD/$1" ;; esac }
 
 script=$0
@@ -210,26 +211,24 @@ check() { # [PYTEST ARGS]
   [ -z "$failed" ] || die "failed: ${failed#, }"
 }
 
-module() { # MODULE [ARGS]; -P, for a folder of the same name may lie where the user stands
+module() { # MODULE [ARGS]; -P: a folder of its name may lie where the user stands
   settings
+  environment requirements.txt
   exec "$venv/bin/python" -P -m "$@"
 }
 
+command=
 case ${1-} in
   help | -h | --help) usage && exit ;;
-  --) command='' && shift ;; # mitmdump would take it for a part of the filter
+  --) shift ;; # mitmdump would take it for a part of the filter
   [A-Za-z]*)
+    command=$1 && shift
     case " $(commands) " in
-      *" $1 "*) command=$1 && shift ;;
-      *)
-        say "no command \"$1\" here; there are: $(commands) help. A filter for mitmdump goes after --."
-        exit 2
-        ;;
+      *" $command "*) ;;
+      *) status=2 die "no command \"$command\" here; there are: $(commands) help. A filter for mitmdump goes after --." ;;
     esac
     ;;
-  *) command='' ;;
 esac
-
 case $command in
   '') proxy mitmdump "$@" ;;
   console) proxy mitmproxy "$@" ;;
@@ -239,8 +238,5 @@ case $command in
     environment requirements.txt requirements-dev.txt
     module bench "$@"
     ;;
-  *)
-    environment requirements.txt
-    module addon.ui.cli "$command" "$@"
-    ;;
+  *) module addon.ui.cli "$command" "$@" ;;
 esac

@@ -104,7 +104,7 @@ class Pullthrough:
         """The blob as far as it is here, and this registry delivered it: only that makes it the registry's own."""
         parts = self._parts
         if fill := parts.fills.active(target.identity, digest):
-            return fill
+            return fill.whole() or fill
         trusted = parts.settings.access is Access.TRUST
         if trusted or parts.store.provenance.delivered_by(target.identity, digest):
             try:
@@ -121,7 +121,7 @@ class Pullthrough:
         if parts.settings.access is Access.TRUST:
             return True
         if parts.verdicts.may_pull(target.identity, repository, grant.credential) and (
-            (isinstance(held, Fill) and repository in held.repositories)
+            repository in parts.fills.repositories(target.identity, digest)
             or parts.store.provenance.belongs(target.identity, repository, digest)
         ):
             return True

@@ -27,9 +27,9 @@ class BlobReader:
             raise ValueError("reading from a closed blob")
         return os.pread(self._fd, length, offset)
 
-    def again(self) -> "BlobReader":
-        """A second reader of the same file, closed on its own."""
-        return BlobReader(os.dup(self._fd), self.size)
+    def again(self, size: int) -> "BlobReader":
+        """Another reader of the same file, which has ``size`` bytes by now; closed on its own."""
+        return BlobReader(os.dup(self._fd), size)
 
     def close(self) -> None:
         """Give the file descriptor back."""

@@ -168,12 +168,16 @@ class Fill:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
+    def whole(self) -> BlobReader | None:
+        """A reader of the whole blob, as soon as it is known to be the blob."""
+        return self._reader.again(self.received) if self.state is State.VERIFIED else None
+
     def body(self, span: Span | None) -> "GrowingBody":
         """A body that follows this fill; ``span`` is None for all of the blob."""
         if span is None and self.size is not None:
             span = Span(0, self.size)
         self.followers += 1
-        return GrowingBody(self, self._reader.again(), span)
+        return GrowingBody(self, self._reader.again(self.received), span)
 
 
 class GrowingBody:

@@ -6,6 +6,7 @@ one of them gets the blob, the others let theirs go and follow.
 """
 
 import asyncio
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -62,6 +63,11 @@ class Fills:
     def active(self, registry: str, digest: Digest) -> Fill | None:
         """The fill of this blob that is under way, if one is."""
         return self._active.get((registry, digest))
+
+    def repositories(self, registry: str, digest: Digest) -> Collection[str]:
+        """Where upstream gave this blob, or confirmed it, since its fill began."""
+        fill = self._active.get((registry, digest))
+        return fill.repositories if fill else ()
 
     async def start(
         self, wanted: Wanted, request: http.Request, client: connection.Client, size: int | None

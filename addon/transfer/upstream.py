@@ -175,7 +175,7 @@ class Exchange(ReplayHandler):
 
     async def drain_writers(self) -> None:
         """See `ConnectionHandler.drain_writers`, which is awaited after every read from upstream."""
-        await super().drain_writers()
+        await super().drain_writers()  # type: ignore[no-untyped-call]
         if self._receiver is not None:
             await self._receiver.ready()
             self._lives()

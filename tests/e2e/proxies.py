@@ -14,7 +14,7 @@ import yaml
 
 from ..standin import Hub
 from .clients.raw import Raw, Reply
-from .programs import Daemon, environment, need
+from .programs import Daemon, environment, eventually, need
 
 ROOT = Path(__file__).parents[2]
 REMAP = ROOT / "tests" / "standin" / "remap.py"
@@ -56,6 +56,10 @@ class Proxy:
     def log(self) -> str:
         """All that it has printed, over all restarts."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def wait_for_log(self, text: str) -> None:
+        """Block until it has printed that. Raises TimeoutError."""
+        eventually(lambda: text in self.log(), f"not in the log: {text}")
 
     def start(self) -> None:
         """Start it, and wait until it serves."""
@@ -132,7 +136,7 @@ class BareProxy(Proxy):
         ]
 
     def _environment(self) -> dict[str, str]:
-        return environment(self.folder, STANDIN_MAP=str(self._map_file))
+        return environment(self.folder, STANDIN_MAP=str(self._map_file), PYTHONUNBUFFERED="1")
 
     def _ready(self) -> bool:
         try:
@@ -202,6 +206,7 @@ class Pulltap(Proxy):
             "PULLTAP_HOME": str(self.home),
             "PULLTAP_CONFIG": str(self.config),
             "STANDIN_MAP": str(self._map_file),
+            "PYTHONUNBUFFERED": "1",  # so that the log is there when it is looked at
         }
 
     def _ready(self) -> bool:

@@ -8,8 +8,8 @@ from .backing import RegistryMissing
 from .certs import Authority
 from .faults import Fault
 from .hub import Hub
-from .images import Blob, Image
+from .images import ACCEPT, Blob, Image
 from .records import Record
 from .registry import Names
 
-__all__ = ["Authority", "Blob", "Fault", "Hub", "Image", "Names", "Record", "RegistryMissing"]
+__all__ = ["ACCEPT", "Authority", "Blob", "Fault", "Hub", "Image", "Names", "Record", "RegistryMissing"]

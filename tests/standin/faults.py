@@ -70,7 +70,7 @@ class Fault:
 
     release: threading.Event = field(default_factory=threading.Event)
     reached: threading.Event = field(default_factory=threading.Event)
-    """Set when the rule first takes hold: at the stall, the hold, the cut, or with the answer."""
+    """Set where the rule takes hold: at the stall, the hold or the cut, or else as the head goes out."""
     hits: int = 0
     _seen: int = 0
 
@@ -92,11 +92,16 @@ class Fault:
         self.hits += 1
         return True
 
+    def at_head(self) -> None:
+        """The head is about to go out."""
+        if self.stall_after is None and self.cut_after is None:
+            self.reached.set()
+
     def wait(self) -> None:
         """Stall until released."""
         self.reached.set()
         if not self.release.wait(STALL_BOUND):
-            raise TimeoutError(f"no test released {self}")
+            raise RuntimeError(f"no test released {self}")
 
     def shape(self, body: Iterable[bytes]) -> Iterator[bytes]:
         """The body as it is to be sent: in pieces that end where something happens. Raises Cut."""

@@ -148,7 +148,7 @@ class Listener(ThreadingHTTPServer):
             tls.close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """An error of the stand-in, or of the test that uses it: the connection ends, the test is told."""
+        """An error of the stand-in outside of any request: the connection has ended, the test is told."""
         self.shared.errors.append(f"{self.host}: {traceback.format_exc()}")
 
     def stop(self) -> None:
@@ -190,6 +190,10 @@ class _Connection(BaseHTTPRequestHandler):
             self._drain(request.body)
         except (Cut, OSError):
             self.close_connection = True
+        except Exception as error:
+            # Noted here, before the record says that the request is done.
+            self.server.shared.errors.append(f"{record}: {traceback.format_exc()}")
+            raise ConnectionAbortedError from error
         finally:
             self.server.shared.log.update(number, done=True)
 
@@ -211,7 +215,7 @@ class _Connection(BaseHTTPRequestHandler):
             headers = (*headers, ("Connection", "close"))
 
         self.server.shared.log.update(number, status=answer.status)
-        fault.reached.set()
+        fault.at_head()
         self.send_response_only(answer.status)
         for key, value in headers:
             self.send_header(key, value)
