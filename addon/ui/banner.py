@@ -12,6 +12,8 @@ from addon.ui.pages import ca_path
 
 logger = logging.getLogger(__name__)
 
+_SAMPLE = "https://registry-1.docker.io/v2/library/alpine/tags/list"
+
 
 def announce(settings: Settings) -> None:
     """Log where the proxy listens, where the store is, which CA a client must trust, and what to type next."""
@@ -23,7 +25,8 @@ def announce(settings: Settings) -> None:
         f"  listens on   {', '.join(listening) or 'nothing'}",
         f"  store        {settings.store} (up to {human.pretty_size(settings.max_size)})",
         f"  trust        {ca_path()}",
-        f"  next         HTTPS_PROXY={proxy} SSL_CERT_FILE={ca_path()} skopeo inspect docker://docker.io/library/alpine",
+        f"  try          curl --proxy {proxy} --cacert {ca_path()} {_SAMPLE}",
+        "  next         the recipe for your client in README.md (Docker, Podman, containerd, ...)",
     ]
     if settings.access is Access.TRUST:
         lines.append("  access       registry_access is trust: every client is given every stored blob")

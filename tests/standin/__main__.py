@@ -32,11 +32,14 @@ def main() -> None:
         hub.make_private(private.repository)
         _say(_introduction(hub, [image.reference for image in images]))
         shown = 0
-        while not stop.wait(0.2):
-            answered = [record for record in hub.requests if record.done]
-            for record in answered[shown:]:
+        running = True
+        while running:
+            running = not stop.wait(0.2)
+            for record in hub.requests[shown:]:
+                if not record.done:
+                    break
                 _say(str(record))
-            shown = len(answered)
+                shown += 1
 
 
 def _say(text: str) -> None:
@@ -57,17 +60,17 @@ Images: {", ".join(references)}; private: alice/private:latest (alice, wonderlan
    STANDIN_MAP={mapping} \\
      ./run.sh -s {remap} --set ssl_verify_upstream_trusted_ca={hub.ca}
 
-2. Pull through it, once and again:
+2. Pull through it, once and again. Clients must trust both sides, since the token service is not decrypted:
 
-   export HTTPS_PROXY=http://127.0.0.1:3128
-   export SSL_CERT_FILE=~/.local/share/pulltap/mitmproxy-ca-cert.pem
+   cat {hub.ca} ~/.local/share/pulltap/mitmproxy-ca-cert.pem >{hub.folder}/trusted.pem
+   export HTTPS_PROXY=http://127.0.0.1:3128 SSL_CERT_FILE={hub.folder}/trusted.pem
    skopeo copy docker://docker.io/{references[0]} dir:$(mktemp -d)
 
    or with a Docker daemon of its own (as root; end it with: kill $(cat /tmp/pulltap-docker/pid)):
 
    mkdir -p /tmp/pulltap-docker && cd /tmp/pulltap-docker && echo '{{}}' >config
-   dockerd -H unix://$PWD/sock --data-root $PWD/data --exec-root $PWD/exec --pidfile $PWD/pid --config-file $PWD/config \\
-     --storage-driver vfs --bridge none --iptables=false --ip-forward=false &
+   dockerd -H unix://$PWD/sock --data-root $PWD/data --exec-root $PWD/exec --pidfile $PWD/pid \\
+     --config-file $PWD/config --storage-driver vfs --bridge none --iptables=false --ip-forward=false &
    docker -H unix://$PWD/sock pull {references[0]}
 
 Ctrl-C ends the stand-in. What it is asked:

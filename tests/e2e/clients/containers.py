@@ -9,7 +9,10 @@ _POLICY = '{"default": [{"type": "insecureAcceptAnything"}]}'
 
 
 def _environment(folder: Path, via: Via) -> dict[str, str]:
-    """None of the machine's own registries, aliases, logins or policies."""
+    """None of the machine's own registries, aliases, logins or policies.
+
+    Only what they learn of where blobs are goes to /var/lib/containers/cache, as root; no setting moves it.
+    """
     (folder / "registries.conf").write_text("unqualified-search-registries = []\n")
     (folder / "containers.conf").write_text("")
     (folder / "storage.conf").write_text(
