@@ -27,7 +27,9 @@ DEFAULT_HOSTS = (
     "registry.gitlab.com",
 )
 REGISTRIES = "registries"
-_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\]", re.IGNORECASE | re.ASCII)
+_HOST = re.compile(
+    r"(?P<host>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?", re.IGNORECASE | re.ASCII
+)
 
 
 class ConfigError(Exception):
@@ -75,6 +77,8 @@ class Registry:
 
 
 DOCKER_HUB = Registry("registry-1.docker.io", auth=Auth.INJECT, realms=("auth.docker.io",))
+# What image references call Docker Hub; no registry answers there.
+_HUB_REFERENCE = "docker.io"
 _KNOWN = {DOCKER_HUB.host: DOCKER_HUB}
 
 
@@ -103,8 +107,9 @@ def authority(scheme: str, host: str, port: int) -> str:
 
 
 def default_store() -> Path:
-    """Where the store is if nobody says otherwise (XDG Base Directory Specification)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pulltap"
+    """Where the store is if nobody says otherwise (XDG Base Directory Specification, which ignores a relative path)."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (named if named.is_absolute() else Path.home() / ".cache") / "pulltap"
 
 
 def parse(
@@ -123,9 +128,7 @@ def parse(
     """
     if max_size is None or max_size <= 0:
         raise ConfigError("registry_store_max_size is to be a size such as 50g", "registry_store_max_size")
-    config = Path(docker_config).expanduser() if docker_config else None
-    if config is not None and config.is_dir():
-        config /= "config.json"
+    config = _docker_config(docker_config, "registry_docker_config") if docker_config else None
     known = {_host(host, "registry_hosts"): None for host in hosts}
     named = {host: registries.get(host) or _KNOWN.get(host) or Registry(host) for host in (*known, *registries)}
     return Settings(
@@ -133,7 +136,7 @@ def parse(
             host: registry if registry.credentials or not config else replace(registry, credentials=config)
             for host, registry in named.items()
         },
-        store=Path(store).expanduser() if store else default_store(),
+        store=_path(store, "registry_store") if store else default_store(),
         max_size=max_size,
         access=_choice(Access, access, "registry_access"),
         docker_config=config,
@@ -148,15 +151,21 @@ def parse_registries(nested: object) -> dict[str, Registry]:
     """
     if not isinstance(nested, dict):
         raise ConfigError(f"{REGISTRIES} is to be a mapping from a registry's host to its settings", REGISTRIES)
-    return {_host(host, REGISTRIES, str(host)): _registry(str(host), entry) for host, entry in nested.items()}
+    registries: dict[str, Registry] = {}
+    for name, entry in nested.items():
+        host = _host(name, REGISTRIES, str(name))
+        if host in registries:
+            raise ConfigError(f"{REGISTRIES}.{name} stands for {host}, which is there already", REGISTRIES, str(name))
+        registries[host] = _registry(host, str(name), entry)
+    return registries
 
 
-def _registry(host: str, entry: object) -> Registry:
+def _registry(host: str, name: str, entry: object) -> Registry:
     if not isinstance(entry, dict):
-        raise ConfigError(f"{REGISTRIES}.{host} is to be a mapping", REGISTRIES, host)
-    registry = _KNOWN.get(host.lower()) or Registry(host.lower())
+        raise ConfigError(f"{REGISTRIES}.{name} is to be a mapping", REGISTRIES, name)
+    registry = _KNOWN.get(host) or Registry(host)
     for key, value in entry.items():
-        place = (REGISTRIES, host, str(key))
+        place = (REGISTRIES, name, str(key))
         match key:
             case "auth":
                 registry = replace(registry, auth=_choice(Auth, value, *place))
@@ -169,7 +178,7 @@ def _registry(host: str, entry: object) -> Registry:
             case "credentials":
                 if not isinstance(value, str):
                     raise ConfigError(f"{'.'.join(place)} is to be the path of a Docker config.json", *place)
-                registry = replace(registry, credentials=Path(value).expanduser())
+                registry = replace(registry, credentials=_docker_config(value, *place))
             case _:
                 raise ConfigError(unknown(place, ("auth", "ping", "realms", "credentials")), *place)
     return registry
@@ -183,10 +192,26 @@ def _choice[E: enum.StrEnum](kind: type[E], value: object, *place: str) -> E:
 
 
 def _host(text: object, *place: str) -> str:
-    host, _, port = str(text).rpartition(":") if re.search(r":[0-9]+$", str(text)) else (str(text), "", "")
-    if not _HOST.fullmatch(host) or (port and not 0 < int(port) < 65536):
+    match = _HOST.fullmatch(text) if isinstance(text, str) else None
+    port = int(match["port"] or 443) if match else 0
+    if match is None or not 0 < port < 65536:
         raise ConfigError(f"{'.'.join(place)}: {text!r} is no host and no host:port", *place)
-    return str(text).lower()
+    # As in `authority`, a scheme's own port goes without saying.
+    host = match["host"].lower() + (f":{port}" if port not in (80, 443) else "")
+    return DOCKER_HUB.host if host == _HUB_REFERENCE else host
+
+
+def _docker_config(text: str, *place: str) -> Path:
+    """The ``config.json`` itself, where its folder is named, as in Docker's own ``DOCKER_CONFIG``."""
+    path = _path(text, *place)
+    return path / "config.json" if path.is_dir() else path
+
+
+def _path(text: str, *place: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{'.'.join(place)}: {text!r} names a home folder that is not known", *place) from None
 
 
 def unknown(place: Sequence[str], known: Collection[str]) -> str:
@@ -242,7 +267,7 @@ def read_file(path: Path) -> ConfigFile:
         values = yaml.safe_load(text)
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, ValueError) as e:
         raise ConfigError(f"{path}: {e}") from None
     return ConfigFile(path, values if isinstance(values, dict) else {}, dict(_lines(root, ())))
 

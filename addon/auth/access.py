@@ -18,7 +18,8 @@ _SECONDS = 15 * 60
 
 def credential_of(authorization: str | None) -> str:
     """A name for the credential that an ``Authorization`` header carries, from which it cannot be told."""
-    return hashlib.sha256(authorization.encode()).hexdigest() if authorization else ANONYMOUS
+    # mitmproxy gives bytes that are no UTF-8 as surrogates.
+    return hashlib.sha256(authorization.encode("utf-8", "surrogateescape")).hexdigest() if authorization else ANONYMOUS
 
 
 class Verdicts:

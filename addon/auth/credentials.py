@@ -8,11 +8,19 @@ for this registry goes before ``credsStore``, which goes before the entry in ``a
 
 import asyncio
 import base64
-import binascii
+import contextlib
 import json
+import os
+import signal
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from cachetools import TTLCache
+
+from addon.auth.shared import Shared
 
 DOCKER_HUB = "https://index.docker.io/v1/"
 """The address under which Docker has kept its Hub credentials since the first registry protocol."""
@@ -21,6 +29,11 @@ _HUB_HOSTS = {"docker.io", "index.docker.io", "registry-1.docker.io", "registry.
 _IDENTITY_TOKEN_USER = "<token>"
 # A helper may ask a key ring, which may ask a person; nobody waits longer for a layer.
 _HELPER_SECONDS = 30
+# What a helper says when it has no credential for a server; any other failure is one.
+_NOT_FOUND = b"credentials not found"
+# A helper is asked again after so many seconds, or once the file has changed.
+_ANSWER_SECONDS = 300
+_MOST_ANSWERS = 1024
 
 
 class CredentialError(Exception):
@@ -43,10 +56,14 @@ class Credential:
 class DockerConfig:
     """One ``config.json``, read anew whenever it changes, so that a ``docker login`` needs no restart."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.path = path
         self._read_at: tuple[int, int] | None = None
         self._content: dict[str, Any] = {}
+        self._answers: TTLCache[tuple[str, str], Credential | None] = TTLCache(
+            _MOST_ANSWERS, _ANSWER_SECONDS, timer=clock
+        )
+        self._questions = Shared(self._ask)
 
     def check(self) -> None:
         """Read the file.
@@ -64,10 +81,15 @@ class DockerConfig:
             raise CredentialError(f"cannot read {self.path}: {e.strerror}") from None
         except ValueError as e:
             raise CredentialError(f"{self.path} is not JSON: {e}") from None
+        if not isinstance(content, dict):
+            raise CredentialError(f"{self.path} is no Docker config: it is to be a mapping")
+        # To Docker, null is as good as nothing.
+        content = {key: value for key, value in content.items() if value is not None}
         for key in ("auths", "credHelpers"):
-            if not isinstance(content, dict) or not isinstance(content.get(key, {}), dict):
+            if not isinstance(content.get(key, {}), dict):
                 raise CredentialError(f"{self.path} is no Docker config: {key} is to be a mapping")
         self._content, self._read_at = content, stamp
+        self._answers.clear()
 
     def names(self, host: str) -> bool:
         """Whether the file has, or could have through ``credsStore``, a credential for this registry.
@@ -85,9 +107,14 @@ class DockerConfig:
             CredentialError: the file cannot be read, or its helper failed.
         """
         self.check()
-        if helper := self._helper(host):
-            return await self._ask(helper, _address(host))
-        return _decode(self.path, host, self._entry(host))
+        helper = self._helper(host)
+        if not helper:
+            return _decode(self.path, host, self._entry(host))
+        key = (helper, _address(host))
+        try:
+            return self._answers[key]
+        except KeyError:
+            return await self._questions.answer(key)
 
     def _helper(self, host: str) -> str:
         for address, helper in self._content.get("credHelpers", {}).items():
@@ -96,12 +123,16 @@ class DockerConfig:
         return str(self._content.get("credsStore") or "")
 
     def _entry(self, host: str) -> dict[str, Any]:
-        for address, entry in self._content.get("auths", {}).items():
-            if _same(address, host) and isinstance(entry, dict) and entry:
-                return entry
-        return {}
+        entries: dict[str, dict[str, Any]] = {
+            address: entry
+            for address, entry in self._content.get("auths", {}).items()
+            if _same(address, host) and isinstance(entry, dict) and entry
+        }
+        # The registry's own key goes before another on its host, such as the ".../access-token" of Docker Desktop.
+        return entries.get(_address(host)) or next(iter(entries.values()), {})
 
-    async def _ask(self, helper: str, address: str) -> Credential | None:
+    async def _ask(self, key: tuple[str, str]) -> Credential | None:
+        helper, address = key
         program = f"docker-credential-{helper}"
         if "/" in helper:
             raise CredentialError(f"{self.path}: {helper!r} is no name of a credential helper")
@@ -112,36 +143,47 @@ class DockerConfig:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
             )
         except OSError as e:
             raise CredentialError(f"cannot run {program}, which {self.path} names: {e.strerror}") from None
         try:
             async with asyncio.timeout(_HELPER_SECONDS):
                 output, _ = await process.communicate(address.encode())
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        except BaseException as e:
+            # With all that it has started: many a helper is a script, and what it waits for holds its output open.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(e, TimeoutError):
+                raise
             raise CredentialError(f"{program} gave no answer within {_HELPER_SECONDS} s") from None
-        if process.returncode != 0:
-            if b"not found" in output:
-                return None
+        if process.returncode == 0:
+            found = _answered(program, output)
+        elif _NOT_FOUND in output:
+            found = None
+        else:
             raise CredentialError(f"{program} failed for {address} (exit status {process.returncode})")
-        try:
-            answer = json.loads(output)
-            user, secret = str(answer["Username"]), str(answer["Secret"])
-        except (ValueError, KeyError, TypeError):
-            raise CredentialError(f"{program} gave an answer that is not of the helpers' protocol") from None
-        if user == _IDENTITY_TOKEN_USER:
-            return Credential(user, identity_token=secret)
-        return Credential(user, secret) if user else None
+        self._answers[key] = found
+        return found
+
+
+def _answered(program: str, output: bytes) -> Credential | None:
+    try:
+        answer = json.loads(output)
+        user, secret = str(answer["Username"]), str(answer["Secret"])
+    except (ValueError, KeyError, TypeError):
+        raise CredentialError(f"{program} gave an answer that is not of the helpers' protocol") from None
+    if user == _IDENTITY_TOKEN_USER:
+        return Credential(user, identity_token=secret)
+    return Credential(user, secret) if user else None
 
 
 def _decode(path: Path, host: str, entry: dict[str, Any]) -> Credential | None:
     user, password = str(entry.get("username") or ""), str(entry.get("password") or "")
     if auth := entry.get("auth"):
         try:
-            user, _, password = base64.b64decode(str(auth), validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
+            user, password = base64.b64decode(str(auth), validate=True).decode().split(":", 1)
+        except ValueError:
             raise CredentialError(f"{path}: the auth entry for {host} is not base64 of user:password") from None
     token = str(entry.get("identitytoken") or "")
     return Credential(user, password.rstrip("\0"), token) if user or token else None
@@ -154,5 +196,5 @@ def _address(host: str) -> str:
 def _same(address: str, host: str) -> bool:
     """Whether a key of the file (``host``, ``https://host``, ``https://host/v1/``) means this registry."""
     named = address.partition("://")[2] or address
-    named = named.partition("/")[0].lower()
+    named = named.partition("/")[0].lower().removesuffix(":443")
     return named == host or (named in _HUB_HOSTS and host in _HUB_HOSTS)

@@ -27,9 +27,9 @@ from addon.settings import DOCKER_HUB, Auth, Registry
 logger = logging.getLogger(__name__)
 
 _HUB_REALM = Realm("https://auth.docker.io/token", "registry.docker.io")
-# A learned challenge, and a credential out of a helper, are asked for again after so many seconds.
-_LEARNED_SECONDS, _CREDENTIAL_SECONDS = 3600, 300
-_MOST = 1024
+# What a challenge said holds for so many seconds.
+_LEARNED_SECONDS = 3600
+_MOST_LEARNED = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,9 @@ class Grants:
 
     def __init__(self, tokens: Tokens, clock: Callable[[], float] = time.monotonic) -> None:
         self._tokens = tokens
+        self._clock = clock
         self._configs: dict[Path, DockerConfig] = {}
-        self._learned: TTLCache[str, challenge.Challenge] = TTLCache(_MOST, _LEARNED_SECONDS, timer=clock)
-        self._credentials: TTLCache[tuple[Path, str], Credential | None] = TTLCache(
-            _MOST, _CREDENTIAL_SECONDS, timer=clock
-        )
+        self._learned: TTLCache[str, challenge.Challenge] = TTLCache(_MOST_LEARNED, _LEARNED_SECONDS, timer=clock)
 
     def holds_credential(self, registry: Registry) -> bool:
         """Whether Pulltap was given a credential for this registry."""
@@ -112,7 +110,8 @@ class Grants:
         Raises:
             TokenUnavailable: the token service cannot help now.
         """
-        if registry.auth is not Auth.INJECT or refused.renewed or (refused.authorization and not refused.injected):
+        own = refused.authorization is not None and not refused.injected
+        if registry.auth is not Auth.INJECT or refused.renewed or own:
             return None
         self._learn(registry, challenges)
         scope = scope_of(route, write=False)
@@ -121,7 +120,9 @@ class Grants:
         if realm is not None and refused.authorization is not None:
             self._tokens.discard(realm, scope, credential, refused.authorization.removeprefix("Bearer "))
         again = await self._inject(registry, scope, credential)
-        return replace(again, renewed=True) if again.authorization else None
+        if again.authorization in (None, refused.authorization):
+            return None
+        return replace(again, renewed=True)
 
     async def _inject(self, registry: Registry, scope: str, credential: Credential | None) -> Grant:
         name = f"injected {credential.user}" if credential else ANONYMOUS
@@ -142,24 +143,23 @@ class Grants:
     async def _credential(self, registry: Registry, secure: bool) -> Credential | None:
         if registry.credentials is None or not secure:
             return None
-        key = (registry.credentials, registry.host)
-        if key not in self._credentials:
-            try:
-                self._credentials[key] = await self._config(registry.credentials).find(registry.host)
-            except CredentialError as e:
-                # Going on without it is what a registry's public half needs; the log tells why its private half fails.
-                logger.warning("%s", e)
-                return None
-        return self._credentials[key]
+        try:
+            return await self._config(registry.credentials).find(registry.host)
+        except CredentialError as e:
+            # Going on without it is what a registry's public half needs; the log tells why its private half fails.
+            logger.warning("%s", e)
+            return None
 
     def _config(self, path: Path) -> DockerConfig:
-        return self._configs.setdefault(path, DockerConfig(path))
+        if path not in self._configs:
+            self._configs[path] = DockerConfig(path, self._clock)
+        return self._configs[path]
 
     def _learn(self, registry: Registry, lines: Iterable[str]) -> None:
         found = challenge.parse(lines)
-        usable = [c for c in found if c.scheme == "basic" or (c.scheme == "bearer" and c.params.get("realm"))]
         # A token goes before a password.
-        for chosen in sorted(usable, key=lambda c: c.scheme != "bearer")[:1]:
+        chosen = challenge.bearer(found) or next((c for c in found if c.scheme == "basic"), None)
+        if chosen is not None:
             self._learned[registry.host] = chosen
 
     def _realm(self, registry: Registry) -> Realm | None:

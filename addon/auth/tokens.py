@@ -7,7 +7,6 @@ A token is cached by realm, service, scope and whose credential it is, until sho
 need the same one at the same time share one question to the token service; a question that failed is not kept.
 """
 
-import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,6 +16,8 @@ from urllib.parse import urlencode, urlsplit
 from cachetools import TLRUCache
 
 from addon.auth.credentials import Credential
+from addon.auth.shared import Shared
+from addon.settings import authority
 
 # The specification's lifetime of a token that does not tell its own.
 _DEFAULT_SECONDS = 60
@@ -38,8 +39,7 @@ class Realm:
     def host(self) -> str:
         """The token service's ``host``, or ``host:port`` where the port is not 443."""
         parts = urlsplit(self.url)
-        port = parts.port
-        return (parts.hostname or "") + (f":{port}" if port not in (None, 443) else "")
+        return authority("https", parts.hostname or "", 443 if parts.port is None else parts.port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Tokens:
         self._cache: TLRUCache[_Key, _Token] = TLRUCache(
             _MOST_TOKENS, ttu=lambda _key, token, now: now + token.seconds, timer=clock
         )
-        self._asked: dict[_Key, asyncio.Task[_Token]] = {}
+        self._questions = Shared(self._ask)
 
     async def get(self, realm: Realm, scope: str, credential: Credential | None = None) -> str:
         """A token that is good for ``scope`` (empty: for the registry's ping).
@@ -109,14 +109,8 @@ class Tokens:
             TokenUnavailable: the token service fails, limits, or cannot be reached.
         """
         key = _Key(realm, scope, credential)
-        if (token := self._cache.get(key)) is not None:
-            return token.value
-        task = self._asked.get(key)
-        if task is None:
-            task = self._asked[key] = asyncio.create_task(self._ask(key), name=f"token for {scope or realm.service}")
-            task.add_done_callback(lambda task: self._answered(key, task))
-        # One who stops waiting must not take the token away from the others.
-        return (await asyncio.shield(task)).value
+        token = self._cache.get(key) or await self._questions.answer(key)
+        return token.value
 
     def discard(self, realm: Realm, scope: str, credential: Credential | None, value: str) -> None:
         """Forget a token that the registry refused, unless a newer one has taken its place."""
@@ -125,26 +119,21 @@ class Tokens:
         if token is not None and token.value == value:
             del self._cache[key]
 
-    def _answered(self, key: _Key, task: asyncio.Task[_Token]) -> None:
-        del self._asked[key]
-        if not task.cancelled() and task.exception() is None:
-            self._cache[key] = task.result()
-
     async def _ask(self, key: _Key) -> _Token:
         question = _question(key)
         try:
             answer = await self._fetch(question)
         except OSError as e:
             raise TokenUnavailable(f"cannot reach the token service {key.realm.host}: {e}") from e
+        service = f"the token service {key.realm.host}"
         if answer.status == 429:
-            raise TokenUnavailable(f"the token service {key.realm.host} limits requests (429)", 429, answer.retry_after)
+            raise TokenUnavailable(f"{service} limits requests (429)", 429, answer.retry_after)
         if answer.status in (400, 401, 403, 404):
-            raise TokenRefused(f"the token service {key.realm.host} refused a token for {key.scope} ({answer.status})")
+            raise TokenRefused(f"{service} refused a token for {key.scope!r} ({answer.status})")
         if answer.status != 200:
-            raise TokenUnavailable(
-                f"the token service {key.realm.host} failed ({answer.status})", retry_after=answer.retry_after
-            )
-        return _read(key.realm, answer.body)
+            raise TokenUnavailable(f"{service} failed ({answer.status})", retry_after=answer.retry_after)
+        token = self._cache[key] = _read(key.realm, answer.body)
+        return token
 
 
 def _question(key: _Key) -> TokenQuestion:
@@ -168,7 +157,7 @@ def _read(realm: Realm, body: bytes) -> _Token:
         answer = json.loads(body)
         value = answer.get("token") or answer.get("access_token")
         lifetime = float(answer.get("expires_in") or _DEFAULT_SECONDS)
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
         raise TokenUnavailable(f"the token service {realm.host} sent something that is no token") from None
     # A token becomes a header: nothing may pass that could end the line.
     if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable():

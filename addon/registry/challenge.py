@@ -42,9 +42,9 @@ def parse(headers: Iterable[str]) -> list[Challenge]:
     return [challenge for header in headers for challenge in _challenges(header[:_LONGEST])]
 
 
-def bearer(headers: Iterable[str]) -> Challenge | None:
+def bearer(challenges: Iterable[Challenge]) -> Challenge | None:
     """The first Bearer challenge that names a realm, which is where a token can be had."""
-    return next((c for c in parse(headers) if c.scheme == "bearer" and c.params.get("realm")), None)
+    return next((c for c in challenges if c.scheme == "bearer" and c.params.get("realm")), None)
 
 
 def _challenges(header: str) -> Iterable[Challenge]:

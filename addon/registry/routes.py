@@ -57,9 +57,10 @@ class Route:
             raise SpecError(400, ErrorCode.DIGEST_INVALID, str(e)) from None
 
 
-# Tried in this order; the repository takes as much as it can, as in the distribution registry's router.
+# Tried in this order; the repository takes as much as it can, as in the distribution registry's router. Uploads to
+# ghcr.io go on at locations with "upload".
 _ROUTES = (
-    (Kind.UPLOAD, re.compile(r"(?P<repository>.+)/blobs/uploads(?:/(?P<reference>.*))?", re.DOTALL)),
+    (Kind.UPLOAD, re.compile(r"(?P<repository>.+)/blobs/uploads?(?:/(?P<reference>.*))?", re.DOTALL)),
     (Kind.BLOB, re.compile(r"(?P<repository>.+)/blobs/(?P<reference>[^/]+)", re.DOTALL)),
     (Kind.MANIFEST, re.compile(r"(?P<repository>.+)/manifests/(?P<reference>[^/]+)", re.DOTALL)),
     (Kind.TAGS, re.compile(r"(?P<repository>.+)/tags/list", re.DOTALL)),

@@ -4,16 +4,16 @@ Source: OCI Image Specification, image-layout.md. ``blobs/<algorithm>/<encoded>`
 and skopeo work on it as it is; ``pulltap/`` holds the ingest files and the provenance table.
 """
 
-import itertools
 import json
 import os
 import stat
+import uuid
 from pathlib import Path
 
 from addon.registry.digest import ALGORITHMS, Digest
 from addon.store.blob import BlobReader
 from addon.store.errors import StoreError
-from addon.store.ingest import Ingest, abandoned
+from addon.store.ingest import Ingest, sweep
 from addon.store.provenance import Provenance
 
 _LAYOUT = {"imageLayoutVersion": "1.0.0"}
@@ -34,7 +34,6 @@ class Store:
         self.root = root
         self._blobs = root / "blobs"
         self._ingests = root / "pulltap" / "ingest"
-        self._serial = itertools.count()
         try:
             self._make()
             self._sweep()
@@ -48,7 +47,9 @@ class Store:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         layout = self.root / "oci-layout"
         if not layout.exists():
-            if foreign := sorted({entry.name for entry in self.root.iterdir()} - _IGNORED - {"blobs", "index.json"}):
+            foreign = sorted({entry.name for entry in self.root.iterdir()} - _IGNORED - {"blobs", "index.json"})
+            # Looked at once more: another process may be making the store.
+            if foreign and not layout.exists():
                 raise StoreError(
                     f"{self.root} is no store: it holds {foreign[0]!r}, but no oci-layout; "
                     "name an empty folder, a store or an OCI image layout in registry_store"
@@ -62,8 +63,7 @@ class Store:
 
     def _sweep(self) -> None:
         for path in self._ingests.iterdir():
-            if abandoned(path):
-                path.unlink(missing_ok=True)
+            sweep(path)
 
     def path(self, digest: Digest) -> Path:
         """Where the blob lies, or would lie."""
@@ -76,7 +76,7 @@ class Store:
             OSError: it is there, but cannot be read.
         """
         try:
-            fd = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
         status = os.fstat(fd)
@@ -91,8 +91,7 @@ class Store:
         Raises:
             OSError: the folder cannot be written, or the process has too many files open.
         """
-        name = f"{digest.algorithm}-{digest.encoded}.{os.getpid()}-{next(self._serial)}"
-        return Ingest(self._ingests / name, self.path(digest), digest)
+        return Ingest(self._ingests / f"{digest.algorithm}-{digest.encoded}.{_unique()}", self.path(digest), digest)
 
     def check_writable(self) -> None:
         """Write and remove a file where ingests are written.
@@ -100,7 +99,7 @@ class Store:
         Raises:
             OSError: that does not work.
         """
-        probe = self._ingests / f"probe.{os.getpid()}-{next(self._serial)}"
+        probe = self._ingests / f"probe.{_unique()}"
         try:
             with probe.open("xb", buffering=0) as file:
                 file.write(b"\0")
@@ -110,3 +109,8 @@ class Store:
     def close(self) -> None:
         """Close what is open."""
         self.provenance.close()
+
+
+def _unique() -> str:
+    """What tells two files apart, whichever process, container or instance of the store makes them."""
+    return uuid.uuid4().hex

@@ -1,7 +1,7 @@
 """A blob on its way into the store.
 
-The ingest file is locked as long as its owner lives (``flock``, which the kernel drops with the process), so that the
-next start can tell what is left over from what another process is writing.
+The ingest file is locked as long as its owner lives (``flock``, which the kernel drops with the process), so that
+`sweep` can tell what is left over from what another process is writing.
 """
 
 import fcntl
@@ -23,8 +23,7 @@ class Ingest:
         self._path = path
         self._final = final
         self._hasher = digest.hasher()
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._fd = _create(path)
         self.digest = digest
         self.offset = 0
         """How many bytes are written, and can be read, so far."""
@@ -87,16 +86,34 @@ class Ingest:
         os.close(fd)
 
 
-def abandoned(path: Path) -> bool:
-    """Whether nobody who lives is writing this ingest file."""
+def _create(path: Path) -> int:
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            # A sweep may come between these two lines: its lock is waited for, and what it removed is made again.
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return fd
+        except OSError:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def sweep(path: Path) -> None:
+    """Remove an ingest file, unless somebody who lives is writing it.
+
+    Raises:
+        OSError: the folder cannot be written, or its file system has no locks.
+    """
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return False
+        return
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
     except BlockingIOError:
-        return False
+        pass
     finally:
         os.close(fd)
-    return True

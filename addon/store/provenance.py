@@ -97,8 +97,15 @@ def _open(path: Path) -> sqlite3.Connection:
 
 def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-    db.execute("PRAGMA journal_mode = WAL")
-    # A power cut may take the last rows along: each costs one question to the registry.
-    db.execute("PRAGMA synchronous = OFF")
-    db.execute(_SCHEMA)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        # A power cut may take the last rows along: each costs one question to the registry.
+        db.execute("PRAGMA synchronous = OFF")
+        db.execute(_SCHEMA)
+        (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+    except BaseException:
+        db.close()
+        raise
     return db

@@ -123,9 +123,11 @@ class Clients:
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
 
-    def docker(self, via: Via, config: Mapping[str, object] | None = None) -> Docker:
-        """A dockerd of its own; `config` is its daemon.json."""
-        client = Docker(self._folder("docker"), via, config)
+    def docker(
+        self, via: Via, config: Mapping[str, object] | None = None, environment: Mapping[str, str] | None = None
+    ) -> Docker:
+        """A dockerd of its own; `config` is its daemon.json, `environment` instead of the usual proxy and trust."""
+        client = Docker(self._folder("docker"), via, config, environment)
         self._stack.callback(client.stop)
         return client
 

@@ -1,12 +1,12 @@
-"""Bare sockets at both ends of a proxy, for what shows only byte by byte: who says what, and when.
+r"""Bare sockets at both ends of a proxy, for what shows only byte by byte: who says what, and when.
 
-    def serve(peer: Peer) -> None:
-        peer.head()
-        peer.send(b"HTTP/1.1 200 Fine\r\nContent-Length: 2\r\n\r\nok")
+def serve(peer: Peer) -> None:
+    peer.head()
+    peer.send(b"HTTP/1.1 200 Fine\r\nContent-Length: 2\r\n\r\nok")
 
-    with Server(serve) as server, dial(proxy.port) as client:
-        client.send(b"GET http://127.0.0.1:%d/ HTTP/1.1\r\n\r\n" % server.port)
-        assert client.head().startswith(b"HTTP/1.1 200 Fine\r\n")
+with Server(serve) as server, dial(proxy.port) as client:
+    client.send(b"GET http://127.0.0.1:%d/ HTTP/1.1\r\n\r\n" % server.port)
+    assert client.head().startswith(b"HTTP/1.1 200 Fine\r\n")
 """
 
 import contextlib
@@ -156,7 +156,7 @@ class Server:
             self._peers.append(peer)
             with peer:
                 self._serve(peer)
-        except Exception:
+        except Exception:  # noqa: BLE001 -- whatever it is, __exit__ tells the test
             if not self._ending:
                 self._errors.append(traceback.format_exc())
 

@@ -9,8 +9,8 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,8 @@ USUAL = (
 )
 PUSHED = "alice/pushed"
 UPLOADS = f"/v2/{PUSHED}/blobs/uploads/"
+REGISTRY = "registry-1.docker.io:443"
+UPLOAD = b"PATCH /v2/a/blobs/uploads/x HTTP/1.1\r\nHost: registry-1.docker.io\r\nTransfer-Encoding: chunked\r\n\r\n"
 OCTETS = ("Content-Type", "application/octet-stream")
 Pairs = Sequence[tuple[str, str]]
 
@@ -120,7 +122,7 @@ def both(hub: Hub, direct: Raw, raw: Raw) -> Both:
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize(
     ("reference", "status"),
-    [("tag", 200), ("index", 200), ("platform", 200), ("unknown tag", 404), ("unknown digest", 404), ("sha256:x", 400)],
+    [("tag", 200), ("index", 200), ("platform", 200), ("unknown tag", 404), ("unknown digest", 404), ("sha256:x", 500)],
 )
 def test_manifests(hub: Hub, both: Both, method: str, reference: str, status: int) -> None:
     image = hub.small
@@ -207,11 +209,13 @@ def test_tag_lists(hub: Hub, both: Both) -> None:
     ],
 )
 def test_any_other_path(hub: Hub, both: Both, method: str, target: str) -> None:
-    both.request(method, target, [("User-Agent", "docker/29.0"), ("Accept-Encoding", "gzip"), hub.bearer(hub.small.repository)])
+    both.request(
+        method, target, [("User-Agent", "docker/29.0"), ("Accept-Encoding", "gzip"), hub.bearer(hub.small.repository)]
+    )
 
 
 def test_pings_and_refusals_show_their_challenge(hub: Hub, both: Both) -> None:
-    assert hub.small
+    bearer = hub.bearer(hub.single.repository)
     for headers in ([], [("Authorization", "Bearer made-up")], [("Authorization", "Basic YTpi")]):
         reply = both.request("GET", "/v2/", headers)
         assert reply.status == 401
@@ -221,7 +225,7 @@ def test_pings_and_refusals_show_their_challenge(hub: Hub, both: Both) -> None:
         reply = both.request(method, hub.small.manifest_path, wrong)
         assert reply.status == 401
         assert 'error="invalid_token"' in str(reply.header("WWW-Authenticate"))
-        assert both.request(method, "/v2/library/small/tags/list", [hub.bearer("library/single"), ACCEPT]).status == 401
+        assert both.request(method, "/v2/library/small/tags/list", [bearer]).status == 401
 
 
 @pytest.mark.parametrize("status", [400, 403, 429, 500, 503])
@@ -444,16 +448,182 @@ def test_large_downloads_of_anything_else_are_not_held(proxy: Pulltap) -> None:
             assert client.read(MIB) == piece
 
 
-def test_an_upload_flows_while_it_is_sent(hub: Hub, proxy: Pulltap, alice: tuple[str, str]) -> None:
-    seen = []
+def test_uploads_flow_while_they_are_sent(hub: Hub, proxy: Pulltap) -> None:
+    arrived = threading.Event()
 
     def serve(peer: Peer) -> None:
         peer.head()
-        seen.append(peer.chunk())
-        peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert peer.chunk() == b"first"
+        arrived.set()
+        assert peer.chunk() == b"second"
+        assert peer.chunk() == b""
+        peer.send(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")
 
-    with registry(hub, proxy, serve) as server:
-        del server
+    with Server(serve, hub.authority.server_context(hub.names.registry)) as server:
+        proxy.map_name(REGISTRY, server.address)
+        with tunnel(proxy.port, REGISTRY, proxy.ca) as client:
+            client.send(UPLOAD + b"5\r\nfirst\r\n")
+            assert arrived.wait(30)
+            client.send(b"6\r\nsecond\r\n0\r\n\r\n")
+            assert client.head().startswith(b"HTTP/1.1 202 Accepted\r\n")
+
+
+def test_an_upload_is_refused_before_it_ends(hub: Hub, proxy: Pulltap) -> None:
+    refusal = b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm=x\r\nContent-Length: 2\r\n\r\nno"
+
+    def serve(peer: Peer) -> None:
+        peer.head()
+        peer.chunk()
+        peer.send(refusal)
+        peer.rest()
+
+    with Server(serve, hub.authority.server_context(hub.names.registry)) as server:
+        proxy.map_name(REGISTRY, server.address)
+        with tunnel(proxy.port, REGISTRY, proxy.ca) as client:
+            client.send(UPLOAD + b"5\r\nfirst\r\n")
+            assert b"".join(client.message()) == refusal
+
+
+def test_a_client_may_ask_whether_to_go_on(hub: Hub, proxy: Pulltap) -> None:
+    def serve(peer: Peer) -> None:
+        assert peer.message()[1] == b"body"
+        peer.send(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+
+    with Server(serve, hub.authority.server_context(hub.names.registry)) as server:
+        proxy.map_name(REGISTRY, server.address)
+        with tunnel(proxy.port, REGISTRY, proxy.ca) as client:
+            client.send(
+                b"PUT /v2/a/blobs/uploads/x HTTP/1.1\r\nHost: registry-1.docker.io\r\n"
+                b"Content-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+            )
+            assert client.head().startswith(b"HTTP/1.1 100 ")
+            client.send(b"body")
+            assert client.head().startswith(b"HTTP/1.1 201 Created\r\n")
 
 
 # --- byte for byte ---
+
+
+def said(start: str, *lines: str, body: bytes = b"") -> bytes:
+    """A message as it goes over the wire."""
+    return "\r\n".join([start, *lines, "", ""]).encode() + body
+
+
+MINE = ("Host: registry-1.docker.io", "Authorization: Bearer mine", "Accept: any")
+MANIFEST = "GET /v2/a/manifests/b HTTP/1.1"
+TAGS = "GET /v2/a/tags/list HTTP/1.1"
+EXCHANGES = {
+    "header lines": (
+        said(
+            "GET /v2/a/manifests/b?x=%2F&&y=%20 HTTP/1.1",
+            *("hOST: registry-1.docker.io", "X-B: 2", "aCCEPT: one, two", "Accept: three", "X-a: ", "x-b: 1"),
+            *("Authorization: Bearer mine", "Connection: close", "Proxy-Authorization: not mine to judge"),
+        ),
+        said(
+            "HTTP/1.1 200 Fine, Indeed",
+            *(
+                "sERVER: any",
+                "Set-Cookie: a",
+                'Link: <x>; rel="next"',
+                "set-cookie: b",
+                "X-Empty: ",
+                "ratelimit-remaining: 1",
+            ),
+            *("Docker-Content-Digest: made up", "Connection: close", "Content-length: 2"),
+            body=b"ok",
+        ),
+    ),
+    "no JSON": (said(MANIFEST, *MINE), said("HTTP/1.1 200 OK", "Content-Length: 6", body=b"[\0\xff\r\n]")),
+    "no object": (said(MANIFEST, *MINE), said("HTTP/1.1 200 OK", "Content-Length: 4", body=b"null")),
+    "HEAD with a length": (
+        said("HEAD /v2/a/manifests/b HTTP/1.1", *MINE),
+        said("HTTP/1.1 200 OK", "Content-Length: 123456789", "ETag: x"),
+    ),
+    "HEAD in chunks": (
+        said("HEAD /v2/a/manifests/b HTTP/1.1", *MINE),
+        said("HTTP/1.1 200 OK", "Transfer-Encoding: chunked"),
+    ),
+    "an encoded body": (
+        said(TAGS, *MINE, "Accept-Encoding: gzip"),
+        said("HTTP/1.1 200 OK", "Content-Encoding: gzip", "Content-Length: 4", body=b"\x1f\x8bno"),
+    ),
+    "a body in chunks": (
+        said("GET /v2/a/referrers/sha256:0 HTTP/1.1", *MINE),
+        said("HTTP/1.1 200 OK", "Transfer-Encoding: chunked", body=b"3\r\none\r\n4\r\nmore\r\n0\r\n\r\n"),
+    ),
+    "a body up to the end": (
+        said(TAGS, *MINE),
+        said("HTTP/1.0 200 OK", "Content-Type: text/plain", body=b"all of this"),
+    ),
+    "not modified": (
+        said(MANIFEST, *MINE, 'If-None-Match: W/"a", "b"'),
+        said("HTTP/1.1 304 Not Modified", 'ETag: "b"', "Content-Length: 123"),
+    ),
+    "a redirect": (
+        said(MANIFEST, *MINE),
+        said("HTTP/1.1 307 Elsewhere", "Location: ../c?d=%41", "Content-Length: 0"),
+    ),
+    "too many requests": (
+        said(MANIFEST, *MINE),
+        said("HTTP/1.1 429 Too Many Requests", "retry-after: 60", "Content-Length: 9", body=b"slow down"),
+    ),
+    "two challenges": (
+        said(TAGS, *MINE),
+        said(
+            "HTTP/1.1 401 Unauthorized",
+            *('WWW-Authenticate: Basic realm="a"', 'www-authenticate: Bearer realm="b"', "Content-Length: 2"),
+            body=b"no",
+        ),
+    ),
+    "a push with a length": (
+        said("PUT /v2/a/manifests/b HTTP/1.1", *MINE, "content-length: 6", body=b"\0\xff\r\n\r\n"),
+        said("HTTP/1.1 201 Created", "Location: /v2/a/manifests/c", "Content-Length: 0"),
+    ),
+    "a push in chunks": (
+        said(
+            "PATCH /v2/a/blobs/uploads/x?_state=y%3D%3D HTTP/1.1",
+            *(*MINE, "transfer-encoding: chunked"),
+            body=b"3\r\none\r\n4\r\nmore\r\n0\r\n\r\n",
+        ),
+        said("HTTP/1.1 202 Accepted", "Range: 0-6", "Content-Length: 0"),
+    ),
+    "a push of nothing": (
+        said("POST /v2/a/blobs/uploads/ HTTP/1.1", *MINE, "Content-Length: 0"),
+        said("HTTP/1.1 202 Accepted", "Location: https://elsewhere.example/x", "Content-Length: 0"),
+    ),
+    "no content": (
+        said("DELETE /v2/a/blobs/uploads/x HTTP/1.1", *MINE),
+        said("HTTP/1.1 204 No Content", "X-A: b"),
+    ),
+    "a method that is new": (
+        said("PURGE /v2/a/b HTTP/1.1", *MINE, "Content-Length: 3", body=b"all"),
+        said("HTTP/1.1 405 Not So", "Allow: GET", "Content-Length: 0"),
+    ),
+    "HTTP/1.0": (
+        said("GET /v2/a/tags/list HTTP/1.0", *MINE),
+        said("HTTP/1.1 200 OK", "Content-Length: 2", body=b"ok"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_the_bytes_of_a_message(hub: Hub, proxy: Pulltap, bare_proxy: BareProxy, name: str) -> None:
+    request, response = EXCHANGES[name]
+    empty = request.startswith(b"HEAD") or b" 304 " in response or b" 204 " in response
+    received = []
+
+    def serve(peer: Peer) -> None:
+        received.append(peer.message())
+        peer.send(response)
+
+    answers = []
+    with Server(serve, hub.authority.server_context(hub.names.registry)) as server:
+        for each in (bare_proxy, proxy):
+            each.map_name(REGISTRY, server.address)
+            with tunnel(each.port, REGISTRY, each.ca) as client:
+                client.send(request)
+                answers.append(client.message(empty=empty))
+    assert received[1] == received[0]
+    assert answers[1] == answers[0]
+    assert request.startswith(received[0][0])
+    assert response.startswith(answers[0][0])

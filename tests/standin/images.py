@@ -25,6 +25,8 @@ _OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 _DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
+_PIECE = 16 << 20  # randbytes makes less than 256 MiB at a time
+
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 """This machine's, in the words of image configs."""
 
@@ -176,7 +178,8 @@ def push_manifest(backing: Backing, repository: str, reference: str, manifest: d
 
 def _layer(number: int, size: int, seed: int) -> bytes:
     """A tar file with one file of noise."""
-    noise = random.Random(f"{seed}/{number}/{size}").randbytes(size)
+    source = random.Random(f"{seed}/{number}/{size}")
+    noise = b"".join(source.randbytes(min(_PIECE, size - at)) for at in range(0, size, _PIECE))
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         folder = tarfile.TarInfo("noise")

@@ -14,6 +14,10 @@ class Via(Protocol):
     port: int
 
 
+TRUST = ("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy", "SSL_CERT_FILE")
+"""What says which proxy to use, and whom to trust."""
+
+
 def client_environment(home: Path, via: Via, **more: str) -> dict[str, str]:
     """Proxy and trust as a user sets them, for clients that read them from the environment."""
     return environment(

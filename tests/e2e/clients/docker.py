@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..programs import CommandFailed, Daemon, need, run
-from . import Via, client_environment
+from . import TRUST, Via, client_environment
 from .containerd import Containerd
 
 
@@ -13,14 +13,22 @@ class Docker:
     """A daemon of our own, without network and firewall rules.
 
     It gets a containerd of ours, since it would otherwise take the system's where one is running. `config` is
-    its daemon.json.
+    its daemon.json; `environment` stands in the place of what usually says which proxy to use and whom to trust.
     """
 
-    def __init__(self, folder: Path, via: Via, config: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        via: Via,
+        config: Mapping[str, object] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._docker = need("docker")
         dockerd = need("dockerd", root=True)
         socket = folder / "d.sock"
         self._env = client_environment(folder, via, DOCKER_HOST=f"unix://{socket}", DOCKER_CONFIG=str(folder / "login"))
+        if environment is not None:
+            self._env = {key: value for key, value in self._env.items() if key not in TRUST} | dict(environment)
         settings = folder / "daemon.json"
         settings.write_text(json.dumps(dict(config or {})))
         self._containerd = Containerd(folder, via)
