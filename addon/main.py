@@ -32,7 +32,11 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
         "",
         "Folder of the store, an OCI image layout. Default: $XDG_CACHE_HOME/pulltap, else ~/.cache/pulltap.",
     ),
-    "registry_store_max_size": (str, "50g", "How large the store may become: bytes, with k, m, g or t behind them. Not enforced yet."),
+    "registry_store_max_size": (
+        str,
+        "50g",
+        "How large the store may become: bytes, with k, m, g or t behind them. Not enforced yet.",
+    ),
     "registry_access": (
         str,
         "check",

@@ -6,8 +6,6 @@ sends the client's own request upstream; `addon.passthrough` sees to its token, 
 """
 
 import logging
-import time
-from email.utils import formatdate
 
 from mitmproxy import http
 from mitmproxy.log import ALERT
@@ -15,25 +13,22 @@ from mitmproxy.log import ALERT
 from addon.auth.grants import Grant
 from addon.auth.tokens import TokenUnavailable
 from addon.parts import Parts
-from addon.registry import cache_status, ranges
+from addon.registry import cache_status
 from addon.registry.digest import Digest
 from addon.registry.errors import SpecError
-from addon.registry.ranges import ByteRange, Span
+from addon.registry.ranges import ByteRange
 from addon.registry.routes import Kind
 from addon.settings import Access, authority
 from addon.store.blob import BlobReader
 from addon.store.errors import StoreError
 from addon.transfer import answers
-from addon.transfer.body import StoredBody
+from addon.transfer.blob_answer import asked_ranges, blob_answer
 from addon.transfer.fill import Fill, State
 from addon.transfer.fills import NotStorable, Refused, Wanted
-from addon.transfer.stream import attach
 from addon.transfer.target import Target, recognise
 from addon.transfer.upstream import UpstreamError
 
 logger = logging.getLogger(__name__)
-
-_YEAR = 365 * 24 * 3600
 
 
 class Pullthrough:
@@ -64,17 +59,13 @@ class Pullthrough:
 
     async def _answer(self, flow: http.HTTPFlow, target: Target) -> http.Response | None:
         digest = target.route.blob()
-        wanted = ranges.parse(flow.request.headers.get("range"))
-        if flow.request.headers.get("if-range", _etag(digest)) != _etag(digest):
-            wanted = []
+        wanted = asked_ranges(flow.request, digest)
         own = flow.request.headers.get("authorization")
         grant = await self._parts.grants.grant(target.registry, target.route, own, secure=target.scheme == "https")
         found = await self._find(flow, target, grant, digest, wanted) if digest.verifiable else None
         match found:
-            case BlobReader():
-                return _stored(found, digest, wanted, flow.request.method)
-            case (Fill() as fill, str(status)):
-                return _growing(fill, status, wanted)
+            case (BlobReader() | Fill() as source, str(status)):
+                return blob_answer(source, digest, flow.request, wanted, status)
             case Refused(response):
                 return response.copy()
             case None:
@@ -83,18 +74,20 @@ class Pullthrough:
 
     async def _find(
         self, flow: http.HTTPFlow, target: Target, grant: Grant, digest: Digest, wanted: list[ByteRange]
-    ) -> BlobReader | tuple[Fill, str] | Refused | None:
+    ) -> tuple[BlobReader | Fill, str] | Refused | None:
         """Where the blob comes from: the store, a fill, or (None) upstream, by the client's own request."""
         try:
             if held := self._held(target, digest):
                 if not await self._may_read(flow, target, grant, held, digest):
+                    if isinstance(held, BlobReader):
+                        held.close()
                     # Upstream says itself, to the client's own request, why not.
                     return None
                 if isinstance(held, BlobReader):
-                    return held
+                    return held, cache_status.HIT
                 if flow.request.method == "GET" and held.state is not State.BROKEN:
                     return held, cache_status.COLLAPSED
-            if flow.request.method == "GET" and _starts_a_fill(wanted):
+            if _starts_a_fill(flow.request, wanted):
                 return await self._fill(flow, target, grant, digest)
         except (NotStorable, StoreError) as e:
             logger.warning("%s; it passes through", e)
@@ -180,59 +173,11 @@ def _request(flow: http.HTTPFlow, target: Target, grant: Grant, method: str) -> 
     return request
 
 
-def _starts_a_fill(wanted: list[ByteRange]) -> bool:
+def _starts_a_fill(request: http.Request, wanted: list[ByteRange]) -> bool:
+    """Whether so much of the blob is wanted that all of it is worth fetching."""
+    if request.method != "GET" or "if-none-match" in request.headers:
+        return False
     return not wanted or (len(wanted) == 1 and wanted[0].open_ended)
-
-
-def _span(wanted: list[ByteRange], size: int) -> Span | None:
-    """The part of the blob to answer with; None for all of it, which is also the answer to several ranges."""
-    if len(wanted) != 1:
-        return None
-    if (span := wanted[0].within(size)) is None:
-        raise ranges.unsatisfiable(size)
-    return span
-
-
-def _stored(reader: BlobReader, digest: Digest, wanted: list[ByteRange], method: str) -> http.Response:
-    span = _span(wanted, reader.size)
-    response = _head(digest, reader.size, span, cache_status.HIT)
-    if method == "GET":
-        attach(response, StoredBody(reader, span or Span(0, reader.size)))
-    return response
-
-
-def _growing(fill: Fill, status: str, wanted: list[ByteRange]) -> http.Response:
-    span = _span(wanted, fill.size) if fill.size is not None else None
-    response = _head(fill.digest, fill.size, span, status)
-    attach(response, fill.body(span))
-    return response
-
-
-def _head(digest: Digest, size: int | None, span: Span | None, status: str) -> http.Response:
-    """The head of a blob answer; a size that is not known yet means chunks."""
-    headers = [
-        (b"Date", formatdate(time.time(), usegmt=True).encode()),
-        (b"Content-Type", b"application/octet-stream"),
-        (b"Docker-Content-Digest", str(digest).encode()),
-        (b"Docker-Distribution-Api-Version", b"registry/2.0"),
-        (b"ETag", _etag(digest).encode()),
-        (b"Accept-Ranges", b"bytes"),
-        (b"Cache-Control", b"max-age=%d" % _YEAR),
-        (cache_status.NAME.encode(), status.encode()),
-    ]
-    if size is None:
-        headers.append((b"Transfer-Encoding", b"chunked"))
-    else:
-        headers.append((b"Content-Length", b"%d" % (size if span is None else len(span))))
-    if span is not None and size is not None:
-        headers.append((b"Content-Range", span.content_range(size).encode()))
-    code, reason = (200, b"OK") if span is None else (206, b"Partial Content")
-    now = time.time()
-    return http.Response(b"HTTP/1.1", code, reason, http.Headers(headers), b"", None, now, None)
-
-
-def _etag(digest: Digest) -> str:
-    return f'"{digest}"'
 
 
 def _named(target: Target) -> tuple[str, str]:

@@ -85,6 +85,21 @@ def parse(header: str | None) -> list[ByteRange]:
     return ranges if len(ranges) <= _MOST else []
 
 
+def spans(ranges: list[ByteRange], size: int) -> list[Span]:
+    """The parts of a blob of ``size`` bytes that are asked for; empty means all of it.
+
+    Several ranges that add up to more than the blob are answered with all of it: that is less to send, and keeps a
+    client from asking for the same bytes a hundred times (RFC 9110, section 14.2).
+
+    Raises:
+        SpecError: 416, where there are ranges, and none of them selects a byte.
+    """
+    selected = [span for each in ranges if (span := each.within(size))]
+    if ranges and not selected:
+        raise unsatisfiable(size)
+    return selected if sum(map(len, selected)) <= size else []
+
+
 def malformed(header: str) -> SpecError:
     """The refusal of a range that is not of the grammar."""
     return SpecError(416, ErrorCode.SIZE_INVALID, f"malformed Range: {header[:80]!r}")

@@ -76,6 +76,7 @@ class Store:
             OSError: it is there, but cannot be read.
         """
         try:
+            # Whatever else may lie there: no link is followed, and no pipe waited for.
             fd = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return None

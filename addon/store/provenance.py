@@ -98,14 +98,20 @@ def _open(path: Path) -> sqlite3.Connection:
 def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
     try:
-        db.execute("PRAGMA journal_mode = WAL")
-        # A power cut may take the last rows along: each costs one question to the registry.
-        db.execute("PRAGMA synchronous = OFF")
-        db.execute(_SCHEMA)
-        (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
+        _prepare(db)
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    # A power cut may take the last rows along: each costs one question to the registry.
+    db.execute("PRAGMA synchronous = OFF")
+    db.execute(_SCHEMA)
+    # Damage behind the first page would else be found by each question anew. (quick_check of SQLite 3.40 finds some in
+    # any table without rowid.)
+    (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)

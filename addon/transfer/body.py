@@ -1,5 +1,7 @@
 """The body of a blob answer: bytes of a stored blob, or of one that is still being filled."""
 
+import secrets
+from collections.abc import Sequence
 from typing import Protocol
 
 from addon.registry.ranges import Span
@@ -67,3 +69,62 @@ class StoredBody:
     def close(self) -> None:
         """See `Body.close`."""
         self._reader.close()
+
+
+class MultipartBody:
+    """Several spans of a blob, as ``multipart/byteranges`` (RFC 9110, section 14.6)."""
+
+    def __init__(self, parts: Sequence[tuple[Span, Body]], size: int) -> None:
+        """Make a body of bodies.
+
+        Args:
+            parts: each span with the body that gives its bytes.
+            size: the blob's length in bytes.
+        """
+        boundary = secrets.token_hex(16)
+        self.content_type = f"multipart/byteranges; boundary={boundary}"
+        self._parts = [
+            (
+                f"\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\n"
+                f"Content-Range: {span.content_range(size)}\r\n\r\n".encode(),
+                body,
+            )
+            for span, body in parts
+        ]
+        self._last = f"\r\n--{boundary}--\r\n".encode()
+        self.length = sum(len(head) for head, _ in self._parts) + sum(len(span) for span, _ in parts) + len(self._last)
+        """Bytes of the whole body."""
+        self._head = self._parts[0][0]
+        self._at = 0
+
+    @property
+    def ended(self) -> bool:
+        """See `Body.ended`."""
+        return self._at > len(self._parts)
+
+    def read(self) -> bytes:
+        """See `Body.read`."""
+        if self._head:
+            head, self._head = self._head, b""
+            return head
+        if self._at == len(self._parts):
+            self._at += 1
+            return self._last
+        if self.ended:
+            return b""
+        body = self._parts[self._at][1]
+        piece = body.read()
+        if body.ended:
+            self._at += 1
+            self._head = self._parts[self._at][0] if self._at < len(self._parts) else b""
+        return piece
+
+    async def wait(self) -> None:
+        """See `Body.wait`."""
+        if not self._head and self._at < len(self._parts):
+            await self._parts[self._at][1].wait()
+
+    def close(self) -> None:
+        """See `Body.close`."""
+        for _, body in self._parts:
+            body.close()

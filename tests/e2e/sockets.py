@@ -85,6 +85,10 @@ class Peer:
         assert isinstance(self._socket, ssl.SSLSocket)
         return self._socket.getpeercert(binary_form=True) or b""
 
+    def end(self) -> None:
+        """Say that nothing more comes, and go on reading."""
+        self._socket.shutdown(socket.SHUT_WR)
+
     def close(self) -> None:
         """End the connection, whoever still reads or writes."""
         with contextlib.suppress(OSError):

@@ -1,5 +1,6 @@
 """Blob GET and HEAD through the whole proxy: hit, miss, join, and what goes over the wire for each."""
 
+import email
 import hashlib
 import os
 import threading
@@ -217,3 +218,28 @@ def test_memory_stays_bounded_for_a_large_blob_and_a_slow_client(hub: Hub, proxy
 def _peak(proxy: Pulltap) -> int:
     lines = Path(f"/proc/{proxy.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def test_several_ranges_are_answered_in_parts(hub: Hub, raw: Raw, blob: Blob) -> None:
+    content, size = hub.content(blob), 3 * MIB + 17
+    raw.request("GET", url(hub, blob))
+    reply = raw.request("GET", url(hub, blob), [("Range", f"bytes=0-9,{MIB}-{2 * MIB},-7")])
+    assert (reply.status, status(reply)) == (206, "pulltap; hit")
+    assert reply.header("Content-Length") == str(len(reply.body))
+    message = email.message_from_bytes(f"Content-Type: {reply.header('Content-Type')}\r\n\r\n".encode() + reply.body)
+    parts = message.get_payload()
+    assert isinstance(parts, list)
+    spans = [(0, 10), (MIB, 2 * MIB + 1), (size - 7, size)]
+    assert [part["Content-Range"] for part in parts] == [f"bytes {a}-{b - 1}/{size}" for a, b in spans]
+    for start, stop in spans:
+        assert content[start:stop] in reply.body
+    # More than the whole blob is the whole blob.
+    assert raw.request("GET", url(hub, blob), [("Range", "bytes=0-,0-,1-")]).body == content
+
+
+def test_a_client_that_has_the_blob_is_told_so(hub: Hub, raw: Raw, blob: Blob) -> None:
+    tag = raw.request("GET", url(hub, blob)).header("ETag") or ""
+    for method in ("GET", "HEAD"):
+        reply = raw.request(method, url(hub, blob), [("If-None-Match", f'"other", {tag}')])
+        assert (reply.status, reply.body, reply.header("ETag")) == (304, b"", tag)
+    assert raw.request("GET", url(hub, blob), [("If-None-Match", '"other"')]).status == 200

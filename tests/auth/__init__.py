@@ -1,0 +1,1 @@
+"""Tokens, credentials, and who may read what."""
