@@ -107,9 +107,11 @@ build() { # LOCKFILE...; the stamp comes last, so that an interrupted build coun
   fi
   for file; do
     if [ -n "$uv" ]; then
-      quietly uv --directory "$root" pip install --python "$venv/bin/python" --compile-bytecode --require-hashes -r "$file"
+      quietly uv --directory "$root" pip install --python "$venv/bin/python" --compile-bytecode \
+        --require-hashes -r "$file"
     else
-      quietly "$venv/bin/python" -I -m pip install --no-input --disable-pip-version-check --require-hashes -r "$root/$file"
+      quietly "$venv/bin/python" -I -m pip install --no-input --disable-pip-version-check \
+        --require-hashes -r "$root/$file"
     fi
   done
   stamp "$@" >"$venv/pulltap.stamp"
@@ -225,7 +227,7 @@ case ${1-} in
     command=$1 && shift
     case " $(commands) " in
       *" $command "*) ;;
-      *) status=2 die "no command \"$command\" here; there are: $(commands) help. A filter for mitmdump goes after --." ;;
+      *) status=2 die "no command \"$command\" here; there are: $(commands) help. A filter goes after --." ;;
     esac
     ;;
 esac

@@ -43,6 +43,9 @@ class Passthrough:
     def tls_clienthello(self, hello: tls.ClientHelloData) -> None:
         """Tunnel what is for no registry: it is never decrypted."""
         context = hello.context
+        if context.server.address is None:
+            # The client speaks TLS to the proxy itself; where it wants to go comes next.
+            return
         sni = hello.client_hello.sni
         if not connecting_to(context.client, context.server, sni, self._parts.settings):
             hello.ignore_connection = True
@@ -95,9 +98,12 @@ class Passthrough:
             # Answered by Pulltap or another addon, or for no registry: nothing of it is kept.
             flow.response.stream = not to_the_proxy(flow)
             return
-        target, _ = under_way
+        target, grant = under_way
         length = flow.response.headers.get("content-length", "")
         short = length.isascii() and length.isdigit() and int(length) <= COLLECTED
+        if not length and flow.response.status_code == 401 and (grant.injected or not grant.authorization):
+            # Read to its end, whatever its framing: it may be asked again with another token.
+            short = True
         if target.route.kind is Kind.BLOB and flow.request.method in _READ:
             flow.response.headers[cache_status.NAME] = cache_status.BYPASS
             flow.response.stream = not (short and flow.response.status_code >= 400)
@@ -141,7 +147,9 @@ class Passthrough:
 
     def _learn(self, flow: http.HTTPFlow, response: http.Response, target: Target, grant: Grant) -> None:
         route = target.route
-        if route.kind is Kind.MANIFEST and response.status_code == 200:
+        # Where one address serves several hosts, the answer of another one says nothing about this registry.
+        named = flow.request.pretty_host.lower().rstrip(".") == target.host.lower().rstrip(".")
+        if named and route.kind is Kind.MANIFEST and response.status_code == 200:
             self._parts.verdicts.record(target.identity, route.repository, grant.credential)
             if flow.request.method == "GET" and response.raw_content:
                 self._parts.sizes.update(descriptors(response.raw_content))
@@ -155,6 +163,7 @@ def descriptors(manifest: bytes) -> dict[Digest, int]:
     try:
         content = json.loads(manifest)
         named = [content.get("config"), *(content.get("layers") or [])]
-        return {Digest.parse(entry["digest"]): int(entry["size"]) for entry in named if entry}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        sizes = {Digest.parse(entry["digest"]): entry["size"] for entry in named if entry}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+    return {digest: size for digest, size in sizes.items() if type(size) is int and size >= 0}

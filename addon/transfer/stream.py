@@ -118,6 +118,13 @@ class BlobHttpStream(HttpStream):
         if self.client_state == self.state_done:
             yield from self.flow_done()
 
+    def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
+        """See `HttpStream.check_killed`; a body that will not be sent is closed now: the flow may be kept for long."""
+        killed = yield from super().check_killed(emit_error_hook)
+        if killed and self.flow.response and (body := _bodies.pop(self.flow.response, None)):
+            body.close()
+        return killed
+
     def _client_left(self) -> str:
         if self.flow.error and self.flow.error.msg == flow.Error.KILLED_MESSAGE:
             return flow.Error.KILLED_MESSAGE

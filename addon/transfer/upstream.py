@@ -9,6 +9,7 @@ it is for. Its body goes to a `Receiver`, or, where nobody wants to receive it, 
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import urljoin, urlsplit
@@ -136,14 +137,15 @@ class Exchange(ReplayHandler):
 
     async def _close(self) -> None:
         handlers = [io.handler for io in self.transports.values() if io.handler]
-        for handler in handlers:
-            handler.cancel()
+        # A connection that speaks HTTP/2 is woken for its pings.
+        for task in (*handlers, *self.wakeup_timer):
+            task.cancel()
         if handlers:
             await asyncio.wait(handlers)
 
     def received(self, chunk: bytes) -> None:
         """Pass a piece of the body on."""
-        self._lives()
+        self._wait_at_most(STALL_SECONDS)
         if self._receiver is not None:
             self._receiver.receive(chunk)
         elif len(self._collected) + len(chunk) <= COLLECTED:
@@ -177,13 +179,16 @@ class Exchange(ReplayHandler):
         """See `ConnectionHandler.drain_writers`, which is awaited after every read from upstream."""
         await super().drain_writers()  # type: ignore[no-untyped-call]
         if self._receiver is not None:
+            # A slow disk is not for upstream to answer for.
+            self._wait_at_most(None)
             await self._receiver.ready()
-            self._lives()
+            self._wait_at_most(STALL_SECONDS)
 
-    def _lives(self) -> None:
+    def _wait_at_most(self, seconds: float | None) -> None:
+        when = None if seconds is None else asyncio.get_running_loop().time() + seconds
         # Once over, a timeout refuses to be moved; what still arrives then is the rest of a closed connection.
         with contextlib.suppress(RuntimeError):
-            self._timeout.reschedule(asyncio.get_running_loop().time() + STALL_SECONDS)
+            self._timeout.reschedule(when)
 
 
 class Upstream:
@@ -239,16 +244,20 @@ class Upstream:
 
 
 _SECRETS = ("authorization", "cookie", "proxy-authorization")
+# All that a URI consists of; anything else would end up in a request line (RFC 3986, appendix A).
+_VISIBLE = re.compile(r"[!-~]+")
 
 
 def redirected(request: http.Request, location: str) -> http.Request:
     """The request that a redirect asks for (RFC 9110, section 15.4).
 
     Raises:
-        UpstreamError: the redirect is not to HTTP, or leaves TLS.
+        UpstreamError: the redirect is not to HTTP, leaves TLS, or is to an address that is none.
     """
-    target = urljoin(request.url, location)
     try:
+        if not _VISIBLE.fullmatch(location):
+            raise ValueError("not a URI reference")
+        target = urljoin(request.url, location)
         parts = urlsplit(target)
         usable = parts.scheme == "https" or (parts.scheme == "http" and request.scheme == "http")
         if not usable or not parts.hostname:

@@ -40,9 +40,8 @@ def written(draw: st.DrawFn, *, always_quoted: bool = False) -> tuple[str, Chall
     pieces = []
     for name, value in params.items():
         plain = not always_quoted and value and set(value) <= set(TOKEN) and draw(st.booleans())
-        name = draw(st.sampled_from([name, name.upper()])) if name.isascii() else name
-        equals = f"{draw(blanks)}={draw(blanks)}"
-        pieces.append(f"{name}{equals}{value if plain else quoted(value)}")
+        cased = draw(st.sampled_from([name, name.upper()]))
+        pieces.append(f"{cased}{draw(blanks)}={draw(blanks)}{value if plain else quoted(value)}")
     text = pieces[0]
     for piece in pieces[1:]:
         text += draw(commas) + piece
@@ -133,8 +132,8 @@ def test_what_lies_behind_8192_characters_is_not_read() -> None:
 @pytest.mark.parametrize(
     "hostile", ['Bearer x="' + "\\" * 8000, "," * 8000 + "=", "a " * 4000, "a=" * 4000, " " * 8000]
 )
-def test_a_hostile_header_takes_no_long_time(hostile: str) -> None:
-    # The point is that this ends at all: an expression that backtracks would take years.
+def test_a_hostile_header_comes_to_an_end(hostile: str) -> None:
+    # With an expression that backtracks, it would take years.
     parse([hostile] * 20)
 
 

@@ -191,11 +191,12 @@ def test_any_target_is_of_some_kind(target: str) -> None:
 
 @given(st.one_of(names, st.text(), st.text("ab0._-/")), st.one_of(digests.map(str), st.text()))
 def test_a_blob_is_only_named_by_the_grammar(name: str, reference: str) -> None:
+    code = None
     try:
-        digest = Route(Kind.BLOB, name, reference).blob()
+        assert str(Route(Kind.BLOB, name, reference).blob()) == reference
     except SpecError as e:
-        assert e.status == 400
-        assert e.code is (ErrorCode.DIGEST_INVALID if of_the_grammar(name) else ErrorCode.NAME_INVALID)
+        code = e.code
+    if not of_the_grammar(name):
+        assert code is ErrorCode.NAME_INVALID
     else:
-        assert of_the_grammar(name)
-        assert str(digest) == reference
+        assert code in (None, ErrorCode.DIGEST_INVALID)

@@ -1,0 +1,211 @@
+"""What the in-process tests put in the place of clocks, bodies and upstream, and how they count what is left over."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from mitmproxy import connection, ctx, http
+from mitmproxy.addons import proxyserver
+from mitmproxy.test import taddons, tflow
+
+from addon.registry.digest import Digest
+from addon.settings import Settings, parse
+from addon.transfer.body import BodyBroken
+from addon.transfer.upstream import Choose, Exchange, Receiver, UpstreamError, collect
+
+BOUND = 20.0
+"""Seconds after which something that should have happened has failed."""
+HUB = "registry-1.docker.io"
+
+
+def digest_of(content: bytes, algorithm: str = "sha256") -> Digest:
+    return Digest(algorithm, hashlib.new(algorithm, content).hexdigest())
+
+
+def settings(**changes: object) -> Settings:
+    """The settings as they are where nobody says otherwise, but for `changes` of the options of `parse`."""
+    usual = {"hosts": [HUB, "ghcr.io"], "store": "", "max_size": 1 << 30, "access": "check", "docker_config": ""}
+    return parse(**{**usual, "registries": {}, **changes})  # type: ignore[arg-type]
+
+
+def open_files() -> int:
+    """How many file descriptors this process has."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+class Clock:
+    """A clock that goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Pieces:
+    """A `Body` of the given pieces. An empty one stands for a wait; an exception is raised where it stands."""
+
+    def __init__(self, *pieces: bytes | Exception) -> None:
+        self._left = list(pieces)
+        self.taken: list[bytes] = []
+        self.closed = 0
+        self.ready = asyncio.Event()
+        """What `wait` waits for; set from the start."""
+        self.ready.set()
+
+    @property
+    def ended(self) -> bool:
+        return not self._left
+
+    def read(self) -> bytes:
+        assert not self.closed
+        if not self._left:
+            return b""
+        if isinstance(self._left[0], BodyBroken):
+            return b""
+        piece = self._left.pop(0)
+        if isinstance(piece, Exception):
+            raise piece
+        self.taken.append(piece)
+        return piece
+
+    async def wait(self) -> None:
+        await self.ready.wait()
+        if self._left and isinstance(self._left[0], BodyBroken):
+            raise self._left[0]
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class FakeExchange:
+    """An exchange whose end the test decides."""
+
+    def __init__(self) -> None:
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.aborted = 0
+
+    def finish(self, error: str = "") -> None:
+        """Upstream's body ends: whole, or by this error."""
+        if error:
+            self.over.set_exception(UpstreamError(error))
+            self.over.exception()
+        else:
+            self.over.set_result(None)
+
+    async def end(self) -> None:
+        await asyncio.shield(self.over)
+
+    async def abort(self) -> None:
+        self.aborted += 1
+
+    @property
+    def as_exchange(self) -> Exchange:
+        return cast(Exchange, self)
+
+
+@dataclass
+class Question:
+    """A request that reached the fake upstream, and its answer, which the test gives."""
+
+    request: http.Request
+    purpose: str
+    choose: Choose
+    exchange: FakeExchange
+    answered: asyncio.Future[http.Response]
+    receiver: Receiver | None = None
+
+    def __str__(self) -> str:
+        return f"{self.request.method} {self.request.path}"
+
+    def answer(self, status: int, content: bytes = b"", **headers: str) -> None:
+        """The whole answer; a body that is received goes to its receiver at once, and ends."""
+        response = http.Response.make(status, content, http.Headers((), **headers))
+        self.begin(response)
+        if self.receiver is not None:
+            if content:
+                self.receiver.receive(content)
+            self.exchange.finish()
+
+    def begin(self, response: http.Response) -> None:
+        """The head of an answer; the test gives the rest to `receiver`, and ends `exchange`."""
+        self.receiver = self.choose(response)
+        self.answered.set_result(response)
+
+    def fail(self, error: UpstreamError) -> None:
+        self.answered.set_exception(error)
+
+
+@dataclass
+class FakeUpstream:
+    """In the place of `Upstream`: each question waits until the test answers it, or is answered by `reply`."""
+
+    reply: Callable[[Question], None] | None = None
+    asked: list[Question] = field(default_factory=list)
+    _came: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def owns(self, _flow: http.HTTPFlow) -> bool:
+        return False
+
+    async def ask(
+        self, request: http.Request, _client: connection.Client, purpose: str, choose: Choose = collect
+    ) -> tuple[http.Response, Exchange]:
+        question = Question(request, purpose, choose, FakeExchange(), asyncio.get_running_loop().create_future())
+        self.asked.append(question)
+        self._came.set()
+        if self.reply is not None:
+            self.reply(question)
+        return await question.answered, question.exchange.as_exchange
+
+    fetch = ask
+
+    async def questions(self, count: int) -> list[Question]:
+        """Wait until so many questions were asked in all."""
+        async with asyncio.timeout(BOUND):
+            while len(self.asked) < count:
+                self._came.clear()
+                await self._came.wait()
+        return self.asked
+
+
+def request_flow(url: str, method: str = "GET", **headers: str) -> http.HTTPFlow:
+    """A live flow of a regular proxy's client."""
+    flow = tflow.tflow()
+    flow.request = http.Request.make(method, url)
+    flow.request.headers = http.Headers((), **headers)
+    flow.request.headers.setdefault("Host", flow.request.host)
+    flow.client_conn.sni = flow.request.host if flow.request.scheme == "https" else None
+    flow.live = True
+    return flow
+
+
+@contextmanager
+def mitmproxy_with(*addons: object, **options: object) -> Iterator[taddons.context]:
+    """A context of mitmproxy's, with its core, the proxy server's options, and these addons; `ctx` is set in it."""
+    with taddons.context(proxyserver.Proxyserver(), *addons) as context:
+        context.options.update(**options)
+        try:
+            yield context
+        finally:
+            context.master._legacy_log_events.uninstall()
+            assert ctx.master is context.master
+
+
+@asynccontextmanager
+async def nothing_left() -> AsyncIterator[None]:
+    """Tasks start eagerly, as under mitmproxy; at the end no task and no open file is left behind."""
+    loop = asyncio.get_running_loop()
+    usual, files, tasks = loop.get_task_factory(), open_files(), asyncio.all_tasks()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    yield
+    loop.set_task_factory(usual)
+    ours = {asyncio.current_task(), *tasks}
+    if left := asyncio.all_tasks() - ours:
+        await asyncio.wait(left, timeout=BOUND)
+    assert not asyncio.all_tasks() - ours
+    assert open_files() == files

@@ -1,0 +1,289 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from addon.registry.digest import ALGORITHMS, Digest
+from addon.store.disk import Store
+from addon.store.errors import StoreError
+
+from .blobs import digest_of, open_files, put, read
+
+CONTENT = b"a layer"
+LEFT_OVER = f"sha256-{'a' * 64}.deadbeef"
+
+
+def tree(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+
+
+# The folder.
+
+
+def test_a_new_store_is_an_oci_image_layout(tmp_path: Path) -> None:
+    root = tmp_path / "some" / "where"
+    Store(root).close()
+    assert json.loads((root / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
+    index = json.loads((root / "index.json").read_text())
+    assert (index["schemaVersion"], index["manifests"]) == (2, [])
+    assert index["mediaType"] == "application/vnd.oci.image.index.v1+json"
+    assert {path.name for path in root.iterdir()} == {"oci-layout", "index.json", "blobs", "pulltap"}
+    assert {path.name for path in (root / "blobs").iterdir()} == set(ALGORITHMS)
+
+
+def test_only_its_owner_may_enter(tmp_path: Path) -> None:
+    Store(tmp_path / "store").close()
+    assert (tmp_path / "store").stat().st_mode & 0o777 == 0o700
+
+
+def test_blobs_are_named_as_in_a_layout(store: Store) -> None:
+    for algorithm in ALGORITHMS:
+        digest = put(store, CONTENT, algorithm)
+        path = store.root / "blobs" / algorithm / hashlib.new(algorithm, CONTENT).hexdigest()
+        assert path == store.path(digest)
+        assert path.read_bytes() == CONTENT
+
+
+def test_blobs_survive_the_next_start(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    digest = put(store, CONTENT)
+    store.provenance.record("ghcr.io", "a", digest)
+    store.close()
+    before = tree(tmp_path)
+    again = Store(tmp_path)
+    assert read(again, digest) == CONTENT
+    assert again.provenance.belongs("ghcr.io", "a", digest)
+    again.close()
+    assert tree(tmp_path) == before
+
+
+def test_an_image_layout_of_another_program_is_a_store(tmp_path: Path) -> None:
+    layout, index = '{"imageLayoutVersion":"1.0.0" }', '{"schemaVersion":2,"manifests":[{"digest":"sha256:x"}]}'
+    (tmp_path / "oci-layout").write_text(layout)
+    (tmp_path / "index.json").write_text(index)
+    (tmp_path / "blobs" / "sha256").mkdir(parents=True)
+    digest = digest_of(CONTENT)
+    (tmp_path / "blobs" / "sha256" / digest.encoded).write_bytes(CONTENT)
+    (tmp_path / "notes.txt").write_text("mine")
+    store = Store(tmp_path)
+    assert read(store, digest) == CONTENT
+    # What was there stays as it was.
+    assert (tmp_path / "oci-layout").read_text() == layout
+    assert (tmp_path / "index.json").read_text() == index
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    # But whose blob that is, nobody knows.
+    assert not store.provenance.delivered_by("ghcr.io", digest)
+    store.close()
+
+
+@pytest.mark.parametrize("name", ["Documents", ".bashrc", "pulltap", "blob", "a.txt"])
+def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / name).mkdir()
+    before = tree(tmp_path)
+    with pytest.raises(StoreError, match=rf"{tmp_path} is no store: it holds '{name}'.*registry_store"):
+        Store(tmp_path)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("names", [[], ["lost+found"], ["blobs"], [".DS_Store", "blobs"]])
+def test_a_folder_that_is_as_good_as_empty_is_taken(tmp_path: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()
+    store = Store(tmp_path)
+    assert read(store, put(store, CONTENT)) == CONTENT
+    store.close()
+
+
+def test_another_process_may_make_the_store_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others: list[Store] = []
+    look = Path.iterdir
+
+    def iterdir(self: Path) -> Iterable[Path]:
+        if self == tmp_path and not others:
+            monkeypatch.undo()
+            others.append(Store(tmp_path))
+        return look(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    store = Store(tmp_path)
+    digest = put(store, CONTENT)
+    assert read(others[0], digest) == CONTENT
+    for each in (store, *others):
+        each.close()
+
+
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        lambda root: root.write_text(""),
+        lambda root: (root.parent / "file").write_text("") and None,
+        lambda root: (root / "blobs").mkdir(parents=True) or (root / "blobs" / "sha256").write_text(""),
+        lambda root: (root / "oci-layout").mkdir(parents=True) or (root / "pulltap").write_text(""),
+        lambda root: (root / "blobs").mkdir(parents=True) or (root / "index.json").symlink_to("/nowhere/index.json"),
+    ],
+    ids=["a file", "nothing", "a file for a folder", "a file for ours", "a link to nowhere"],
+)
+def test_a_folder_that_cannot_be_used(tmp_path: Path, obstacle: Callable[[Path], object]) -> None:
+    root = tmp_path / "store"
+    obstacle(root)
+    if not root.exists():
+        Store(root).close()
+        return
+    with pytest.raises(StoreError, match=r"cannot use .*store as store: .*registry_store"):
+        Store(root)
+
+
+def test_a_probe_leaves_nothing(store: Store) -> None:
+    before = tree(store.root)
+    store.check_writable()
+    assert tree(store.root) == before
+
+
+def test_a_store_that_is_gone_cannot_be_written(store: Store) -> None:
+    (store.root / "pulltap" / "ingest").rmdir()
+    with pytest.raises(OSError, match="No such file"):
+        store.check_writable()
+    with pytest.raises(OSError, match="No such file"):
+        store.ingest(digest_of(CONTENT))
+
+
+# Opening.
+
+
+def test_what_is_not_stored(store: Store) -> None:
+    assert store.open(digest_of(CONTENT)) is None
+    put(store, CONTENT)
+    assert store.open(digest_of(CONTENT, "sha512")) is None
+    assert store.open(Digest.parse("md5:abc")) is None
+
+
+def test_the_size_is_known_from_the_start(store: Store) -> None:
+    reader = store.open(put(store, CONTENT))
+    assert reader is not None
+    assert reader.size == len(CONTENT)
+    reader.close()
+
+
+def test_no_link_is_followed(store: Store, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(CONTENT)
+    digest = digest_of(CONTENT)
+    store.path(digest).symlink_to(secret)
+    with pytest.raises(OSError, match="symbolic link"):
+        store.open(digest)
+    # A fill puts the blob in the link's place.
+    put(store, CONTENT)
+    assert not store.path(digest).is_symlink()
+    assert secret.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_no_blob(store: Store, make: Callable[[Path], None]) -> None:
+    digest = digest_of(CONTENT)
+    make(store.path(digest))
+    before = open_files()
+    assert store.open(digest) is None
+    assert open_files() == before
+
+
+def test_readers_survive_what_happens_to_the_file(store: Store) -> None:
+    digest = put(store, CONTENT)
+    reader = store.open(digest)
+    assert reader is not None
+    store.path(digest).unlink()
+    assert store.open(digest) is None
+    assert reader.read(0, 100) == CONTENT
+    reader.close()
+
+
+# Ingests, and what is left of them.
+
+
+def test_a_start_removes_what_a_crash_left(store: Store) -> None:
+    folder = store.root / "pulltap" / "ingest"
+    for name in (LEFT_OVER, "probe.deadbeef", "whatever"):
+        (folder / name).write_bytes(b"half a lay")
+    mine = store.ingest(digest_of(CONTENT))
+    blob = put(store, b"stored")
+    again = Store(store.root)
+    assert [path.name for path in folder.iterdir()] == [
+        path.name for path in folder.glob("sha256-*") if path.stat().st_size == 0
+    ]
+    assert read(again, blob) == b"stored"
+    # What is under way is not touched, though it is this process's own.
+    mine.append([CONTENT])
+    mine.commit()
+    assert read(again, digest_of(CONTENT)) == CONTENT
+    assert list(folder.iterdir()) == []
+    again.close()
+
+
+FILL = """
+import sys
+from pathlib import Path
+from addon.registry.digest import Digest
+from addon.store.disk import Store
+store = Store(Path(sys.argv[1]))
+ingest = store.ingest(Digest.parse(sys.argv[2]))
+ingest.append([b"a "])
+print("ready", flush=True)
+sys.stdin.readline()
+ingest.append([b"layer"])
+ingest.verify(7)
+ingest.commit()
+store.close()
+"""
+
+
+def test_processes_share_a_store(tmp_path: Path) -> None:
+    digest = digest_of(CONTENT)
+    command = [sys.executable, "-c", FILL, str(tmp_path), str(digest)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as first, subprocess.Popen(command, **pipes) as second:
+        for process in (first, second):
+            assert process.stdout
+            assert process.stdout.readline() == b"ready\n"
+        # One that starts meanwhile leaves both alone.
+        store = Store(tmp_path)
+        assert store.open(digest) is None
+        for process in (first, second):
+            process.communicate(b"\n")
+            assert process.returncode == 0
+            assert read(store, digest) == CONTENT
+    store.close()
+
+
+def test_the_same_blob_twice_at_once_in_one_process(tmp_path: Path) -> None:
+    # A change of the settings makes a second store, while the first one's fills go on.
+    stores = [Store(tmp_path), Store(tmp_path)]
+    digest = digest_of(CONTENT)
+    ingests = [store.ingest(digest) for store in stores * 3]
+    for ingest in ingests:
+        ingest.append([CONTENT])
+        ingest.commit()
+    assert read(stores[0], digest) == CONTENT
+    for store in stores:
+        store.close()
+
+
+def test_threads_share_a_store(store: Store) -> None:
+    contents = [b"%d" % n * 1000 for n in range(50)]
+    with ThreadPoolExecutor(8) as pool:
+        digests = list(pool.map(lambda content: put(store, content), contents * 2))
+    assert [read(store, digest) for digest in digests] == contents * 2
+
+
+def test_a_closed_store_records_nothing(tmp_path: Path) -> None:
+    before = open_files()
+    store = Store(tmp_path)
+    store.close()
+    with pytest.raises(StoreError):
+        store.provenance.record("ghcr.io", "a", digest_of(CONTENT))
+    assert open_files() == before
