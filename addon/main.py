@@ -42,6 +42,16 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
         "check",
         "Who is given a stored blob: check (those who may pull it from upstream) or trust (everybody).",
     ),
+    "registry_max_fills": (
+        int,
+        16,
+        "How many blobs are fetched at once, at most; others wait, by turns of repositories.",
+    ),
+    "registry_fill_connections": (
+        int,
+        4,
+        "Over how many connections a blob of 32 MiB or more is fetched, where upstream answers ranges.",
+    ),
     "registry_docker_config": (
         str,
         "",
@@ -107,6 +117,8 @@ class Pulltap:
             max_size=size,
             access=options.registry_access,
             docker_config=options.registry_docker_config,
+            max_fills=options.registry_max_fills,
+            fill_connections=options.registry_fill_connections,
             registries=settings.parse_registries(self._file.values.get(settings.REGISTRIES) or {}),
         )
 

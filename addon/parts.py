@@ -37,7 +37,7 @@ class Parts:
         self.upstream = Upstream()
         self.grants = Grants(Tokens(TokenService(self.upstream).fetch, clock), clock)
         self.verdicts = Verdicts(clock)
-        self.fills = Fills(self.store, self.upstream)
+        self.fills = Fills(self.store, most=settings.max_fills, connections=settings.fill_connections)
         self.sizes: LRUCache[Digest, int] = LRUCache(_DESCRIPTORS)
         """Lengths in bytes, out of the descriptors of manifests that passed."""
         self.under_way: WeakKeyDictionary[http.HTTPFlow, tuple[Target, Grant]] = WeakKeyDictionary()

@@ -18,13 +18,14 @@ from addon.registry.digest import Digest
 from addon.registry.errors import SpecError
 from addon.registry.ranges import ByteRange
 from addon.registry.routes import Kind
-from addon.settings import Access, authority
+from addon.settings import Access
 from addon.store.blob import BlobReader
 from addon.store.errors import StoreError
 from addon.transfer import answers
 from addon.transfer.blob_answer import asked_ranges, blob_answer
 from addon.transfer.fill import Fill, State
 from addon.transfer.fills import NotStorable, Refused, Wanted
+from addon.transfer.source import BlobSource
 from addon.transfer.target import Target, recognise
 from addon.transfer.upstream import UpstreamError
 
@@ -118,59 +119,30 @@ class Pullthrough:
             or parts.store.provenance.belongs(target.identity, repository, digest)
         ):
             return True
-        purpose = f"pulltap: may {repository} {digest.short} be read?"
-        while True:
-            question = _request(flow, target, grant, "HEAD")
-            answer, _ = await parts.upstream.ask(question, flow.client_conn, purpose)
-            if answer.status_code < 400:
-                parts.verdicts.record(target.identity, repository, grant.credential)
-                if isinstance(held, Fill):
-                    held.repositories.add(repository)
-                else:
-                    parts.store.provenance.record(target.identity, repository, digest)
-                return True
-            renewed = await self._renewed(target, grant, answer)
-            if renewed is None:
-                return False
-            grant = renewed
+        source = self._source(flow, target, grant)
+        if (await source.head()).status_code >= 400:
+            return False
+        parts.verdicts.record(target.identity, repository, grant.credential)
+        if isinstance(held, Fill):
+            held.repositories.add(repository)
+        else:
+            parts.store.provenance.record(target.identity, repository, digest)
+        return True
 
     async def _fill(
         self, flow: http.HTTPFlow, target: Target, grant: Grant, digest: Digest
     ) -> tuple[Fill, str] | Refused:
         parts, repository = self._parts, target.route.repository
-        while True:
-            wanted = Wanted(target.identity, repository, digest, grant.credential)
-            request = _request(flow, target, grant, "GET")
-            outcome = await parts.fills.start(wanted, request, flow.client_conn, parts.sizes.get(digest))
-            if not isinstance(outcome, Refused):
-                parts.verdicts.record(target.identity, repository, grant.credential)
-                return outcome.fill, cache_status.STORED if outcome.started else cache_status.COLLAPSED
-            renewed = await self._renewed(target, grant, outcome.response)
-            if renewed is None:
-                parts.note_refusal(flow, target, grant, outcome.response)
-                return outcome
-            grant = renewed
+        wanted = Wanted(target.identity, repository, digest, grant.credential)
+        outcome = await parts.fills.start(wanted, self._source(flow, target, grant), parts.sizes.get(digest))
+        if isinstance(outcome, Refused):
+            parts.note_refusal(flow, target, grant, outcome.response)
+            return outcome
+        parts.verdicts.record(target.identity, repository, grant.credential)
+        return outcome.fill, cache_status.STORED if outcome.started else cache_status.COLLAPSED
 
-    async def _renewed(self, target: Target, grant: Grant, answer: http.Response) -> Grant | None:
-        """A fresh grant, where an injected one was refused and another can be had; a second refusal stands."""
-        if answer.status_code != 401:
-            return None
-        challenges = answer.headers.get_all("www-authenticate")
-        secure = target.scheme == "https"
-        return await self._parts.grants.renew(target.registry, target.route, grant, challenges, secure=secure)
-
-
-def _request(flow: http.HTTPFlow, target: Target, grant: Grant, method: str) -> http.Request:
-    """The request for the whole blob in its own bytes, on the client's behalf."""
-    name = authority(target.scheme, target.host, target.port)
-    headers = {"Host": name, "Accept": "*/*", "Accept-Encoding": "identity"}
-    headers["User-Agent"] = flow.request.headers.get("user-agent", "pulltap")
-    if grant.authorization:
-        headers["Authorization"] = grant.authorization
-    request = http.Request.make(method, f"{target.scheme}://{name}{flow.request.path}")
-    request.headers.clear()
-    request.headers.update(headers)
-    return request
+    def _source(self, flow: http.HTTPFlow, target: Target, grant: Grant) -> BlobSource:
+        return BlobSource(self._parts.upstream, self._parts.grants, target, grant, flow)
 
 
 def _starts_a_fill(request: http.Request, wanted: list[ByteRange]) -> bool:

@@ -92,6 +92,10 @@ class Settings:
     """Bytes."""
     access: Access
     docker_config: Path | None
+    max_fills: int
+    """How many blobs may be fetched at once."""
+    fill_connections: int
+    """Over how many connections a large blob is fetched."""
 
     def registry(self, scheme: str, host: str, port: int) -> Registry | None:
         """The registry at this address; None where the address is of no concern to Pulltap."""
@@ -119,6 +123,8 @@ def parse(
     max_size: int | None,
     access: str,
     docker_config: str,
+    max_fills: int,
+    fill_connections: int,
     registries: Mapping[str, Registry],
 ) -> Settings:
     """Put the options' values together.
@@ -140,6 +146,8 @@ def parse(
         max_size=max_size,
         access=_choice(Access, access, "registry_access"),
         docker_config=config,
+        max_fills=_count(max_fills, "registry_max_fills"),
+        fill_connections=_count(fill_connections, "registry_fill_connections"),
     )
 
 
@@ -199,6 +207,12 @@ def _host(text: object, *place: str) -> str:
     # As in `authority`, a scheme's own port goes without saying.
     host = match["host"].lower() + (f":{port}" if port not in (80, 443) else "")
     return DOCKER_HUB.host if host == _HUB_REFERENCE else host
+
+
+def _count(number: int, key: str) -> int:
+    if number < 1:
+        raise ConfigError(f"{key} is {number}, but is to be 1 or more", key)
+    return number
 
 
 def _docker_config(text: str, *place: str) -> Path:

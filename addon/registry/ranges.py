@@ -19,6 +19,9 @@ from addon.registry.errors import ErrorCode, SpecError
 
 _UNIT = re.compile(r"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*=")
 _SPEC = re.compile(r"[ \t]*(?:(?P<first>[0-9]{1,19})-(?P<last>[0-9]{1,19})?|-(?P<suffix>[0-9]{1,19}))[ \t]*", re.ASCII)
+_CONTENT_RANGE = re.compile(
+    r"\s*bytes[ \t]+(?P<first>[0-9]{1,19})-(?P<last>[0-9]{1,19})/(?P<size>[0-9]{1,19}|\*)\s*", re.ASCII | re.IGNORECASE
+)
 # More pieces than any client asks for at once; beyond, the whole blob is cheaper for everybody (RFC 9110, 14.2).
 _MOST = 64
 
@@ -83,6 +86,21 @@ def parse(header: str | None) -> list[ByteRange]:
     if not ranges:
         raise malformed(header)
     return ranges if len(ranges) <= _MOST else []
+
+
+def parse_content_range(header: str | None) -> tuple[Span, int | None] | None:
+    """Read a ``Content-Range`` (RFC 9110, section 14.4): which bytes come, and of how many, where it tells.
+
+    None for a header that is missing, malformed, or contradicts itself.
+    """
+    match = _CONTENT_RANGE.fullmatch(header or "")
+    if match is None:
+        return None
+    span = Span(int(match["first"]), int(match["last"]) + 1)
+    size = None if match["size"] == "*" else int(match["size"])
+    if span.start >= span.stop or (size is not None and span.stop > size):
+        return None
+    return span, size
 
 
 def spans(ranges: list[ByteRange], size: int) -> list[Span]:

@@ -4,6 +4,7 @@ Source: OCI Image Specification, image-layout.md. ``blobs/<algorithm>/<encoded>`
 and skopeo work on it as it is; ``pulltap/`` holds the ingest files and the provenance table.
 """
 
+import hashlib
 import json
 import os
 import stat
@@ -13,7 +14,7 @@ from pathlib import Path
 from addon.registry.digest import ALGORITHMS, Digest
 from addon.store.blob import BlobReader
 from addon.store.errors import StoreError
-from addon.store.ingest import Ingest, sweep
+from addon.store.ingest import HOLES, Ingest, sweep
 from addon.store.provenance import Provenance
 
 _LAYOUT = {"imageLayoutVersion": "1.0.0"}
@@ -86,13 +87,23 @@ class Store:
             return None
         return BlobReader(fd, status.st_size)
 
-    def ingest(self, digest: Digest) -> Ingest:
-        """Begin to take a blob in.
+    def ingest(self, digest: Digest, origin: str) -> Ingest:
+        """Begin to take a blob in, or go on where an earlier attempt broke off.
+
+        Args:
+            digest: the blob.
+            origin: where it comes from; what one origin began, no other goes on with.
 
         Raises:
             OSError: the folder cannot be written, or the process has too many files open.
         """
-        return Ingest(self._ingests / f"{digest.algorithm}-{digest.encoded}.{_unique()}", self.path(digest), digest)
+        source = hashlib.sha256(origin.encode()).hexdigest()[:16]
+        name = f"{digest.algorithm}-{digest.encoded}.{source}"
+        try:
+            return Ingest(self._ingests / name, self.path(digest), digest)
+        except BlockingIOError:
+            # Another process is at it; each does its own work, and whoever commits last changes nothing.
+            return Ingest(self._ingests / f"{name}.{_unique()}{HOLES}", self.path(digest), digest)
 
     def check_writable(self) -> None:
         """Write and remove a file where ingests are written.

@@ -1,26 +1,41 @@
 """A fill: one blob on its way from upstream into the store, while any number of clients read along.
 
-The bytes that arrive on the event loop are collected, and handed in batches to a thread that writes and hashes them
-(both release the interpreter's lock). Behind `BOUND` bytes that wait to be written, upstream is not read: a slow disk
-slows the upstream down, and memory stays bounded.
+A fill consists of stretches, runs of bytes that one connection brings each. A small blob, or one of unknown size, is
+one stretch. A large one whose upstream answers ranges is cut into segments, which several connections fetch side by
+side, always those next in turn. A stretch whose connection is lost goes on where it broke off, a bounded number of
+times.
 
-A fill belongs to no client. It ends in the store, or in an error that breaks the bodies of all who read along. Its last
-byte is held back until length and digest are found right, so that nobody is given a complete blob that is bad.
+What arrives on the event loop is collected, and handed in batches to a thread that writes and hashes it (both release
+the interpreter's lock). Behind `BOUND` bytes that wait to be written, upstream is not read: a slow disk slows the
+upstream down, and memory stays bounded.
+
+A fill belongs to no client. It ends in the store, or in an error that breaks the bodies of all who read along; what it
+had then is kept for the next attempt. Its last byte is held back until length and digest are found right, so that
+nobody is given a complete blob that is bad.
 """
 
 import asyncio
 import enum
 import logging
+import random
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from typing import Any
+from weakref import WeakSet
 
+from mitmproxy import http
+
+from addon.auth.tokens import TokenUnavailable
+from addon.registry import ranges
 from addon.registry.digest import Digest
 from addon.registry.ranges import Span
 from addon.store.blob import BlobReader
-from addon.store.errors import StoreError
+from addon.store.errors import DigestMismatch, StoreError
 from addon.store.ingest import Ingest
 from addon.transfer.body import PIECE, BodyBroken
-from addon.transfer.upstream import Exchange, UpstreamError
+from addon.transfer.source import Source
+from addon.transfer.upstream import Exchange, Receiver, UpstreamError
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +43,13 @@ BATCH = 512 * 1024
 """Bytes that are written in one go, if that many wait: a hop to the writing thread costs as much as 64 KiB of work."""
 BOUND = 4 * 1024 * 1024
 """Bytes that may wait to be written."""
+SEGMENT = 8 * 1024 * 1024
+"""Bytes that one connection fetches before it turns to the next segment in turn."""
+LARGE = 4 * SEGMENT
+"""Bytes from which on a blob is fetched over several connections."""
+ATTEMPTS = 6
+"""How often in a row a stretch may fail without a byte of progress."""
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 8.0
 _IDLE_SECONDS = 0.005
 
 
@@ -40,111 +62,347 @@ class State(enum.Enum):
     BROKEN = enum.auto()
 
 
-class Fill:
-    """One fill; a `Receiver` for its exchange, and the source of its followers' bodies."""
+class Stretch:
+    """A run of the blob as one connection brings it; the `Receiver` of its exchanges."""
 
-    def __init__(self, ingest: Ingest, size: int | None, executor: Executor) -> None:
+    def __init__(self, fill: "Fill", start: int, stop: int | None) -> None:
+        self.position = start
+        """The offset of the next byte to arrive."""
+        self.stop = stop
+        """The offset behind its last byte; None where only the end of the body tells."""
+        self.overrun = False
+        """Whether more came than there should be."""
+        self._fill = fill
+        self._skip = 0
+        self._waiting: list[bytes] = []
+        self._waiting_from = start
+
+    @property
+    def arrived(self) -> bool:
+        """Whether all of it is there, as far as its length tells."""
+        return self.stop is not None and self.position >= self.stop
+
+    @property
+    def written(self) -> bool:
+        """Whether all of it is there, and was taken to be written."""
+        return self.arrived and not self._waiting
+
+    def check(self) -> None:
+        """See to it that all of it came, and no more.
+
+        Raises:
+            UpstreamError: there is less.
+            DigestMismatch: there is more, so that it is not the blob.
+        """
+        if self.overrun:
+            raise DigestMismatch(f"{self._fill.digest}: more than {self.stop} bytes came")
+        if self.stop is not None and not self.arrived:
+            raise UpstreamError(f"upstream ended at {self.position} of {self.stop} bytes")
+
+    def skip(self, count: int) -> None:
+        """Drop the next ``count`` bytes: they come again, from an upstream that starts over."""
+        self._skip = count
+
+    def receive(self, chunk: bytes) -> None:
+        """See `Receiver.receive`."""
+        if self._skip:
+            dropped = min(self._skip, len(chunk))
+            self._skip -= dropped
+            chunk = chunk[dropped:]
+        if self.stop is not None and self.position + len(chunk) > self.stop:
+            chunk = chunk[: self.stop - self.position]
+            self.overrun = True
+        if chunk:
+            self._waiting.append(chunk)
+            self.position += len(chunk)
+            self._fill.arrived(len(chunk))
+
+    async def ready(self) -> None:
+        """See `Receiver.ready`."""
+        await self._fill.ready()
+
+    def take(self) -> tuple[int, list[bytes]]:
+        """What waits to be written, and the offset where it belongs."""
+        offset, chunks = self._waiting_from, self._waiting
+        self._waiting, self._waiting_from = [], self.position
+        return offset, chunks
+
+
+class Fill:
+    """One fill: fetches, writes, verifies, and gives its followers their bodies."""
+
+    def __init__(self, ingest: Ingest, source: Source, executor: Executor, connections: int = 1) -> None:
         self.digest: Digest = ingest.digest
-        self.size = size
-        """The blob's length in bytes, where upstream or a manifest told it."""
+        self.size: int | None = None
+        """The blob's length in bytes, once upstream or a manifest told it."""
         self.state = State.RUNNING
         self.reason = ""
         """Why it broke."""
         self.repositories: set[str] = set()
         """Where upstream gave the blob, or confirmed it, while it was being filled."""
-        self.followers = 0
-        """How many bodies were made of it."""
+        self._bodies: WeakSet[GrowingBody] = WeakSet()
+        self._began = time.monotonic()
+        self.resumed = 0
+        """How many bytes it found from an earlier attempt."""
+        self.exchanges: set[Exchange] = set()
+        """The requests to upstream that are under way."""
         self._ingest = ingest
         # Followers may come as long as somebody knows this fill, even once the ingest is over.
         self._reader = ingest.reader()
+        self._source = source
         self._executor = executor
-        self._work: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._connections = connections
+        self._work: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._work.set_result(None)
-        self._waiting: list[bytes] = []
+        self._stretches: list[Stretch] = []
+        self._segmented = False
+        self._next_segment = 0
         self._waiting_bytes = 0
         self._arrived = asyncio.Event()
         self._ended = False
         self._changed = asyncio.Event()
 
-    # The receiver's side.
+    # The first answer, which decides about the fill's shape.
 
-    def receive(self, chunk: bytes) -> None:
-        """See `Receiver.receive`."""
-        self._waiting.append(chunk)
-        self._waiting_bytes += len(chunk)
-        self._arrived.set()
-
-    async def ready(self) -> None:
-        """See `Receiver.ready`."""
-        while self._waiting_bytes >= BOUND and self.state is State.RUNNING:
-            await self.changed()
-
-    async def run(self, exchange: Exchange, record: Callable[[], None]) -> None:
-        """Take the blob in, to its commit or its abort; never raises.
+    def first_request(self, size: int | None) -> tuple[int, int | None]:
+        """Which bytes to ask for first: up to where (None: to the end), behind what an earlier attempt left.
 
         Args:
-            exchange: the exchange that this fill receives.
+            size: the blob's length in bytes, where a manifest told it.
+        """
+        start = self._ingest.kept
+        if size is not None and start >= size:
+            # All of it, or more: one byte is asked for at least, since only upstream can say whether it may be read.
+            start = max(size - 1, 0)
+        if start != self._ingest.kept:
+            self._ingest.go_on_from(start)
+        large = size is not None and size - start >= LARGE and self._connections > 1
+        return start, start + SEGMENT if large else None
+
+    def begin(self, response: http.Response, start: int, size: int | None) -> Stretch:
+        """Take up the first answer; what is received goes to the stretch that is returned.
+
+        Args:
+            response: a 200, or a 206.
+            start: from where it was asked for; see `first_request`.
+            size: the blob's length in bytes, where a manifest told it.
+
+        Raises:
+            UpstreamError: the answer is to another question.
+        """
+        announced = response.headers.get("content-length", "")
+        if response.status_code == 206:
+            span, self.size = _checked(response, start, size)
+            if self.size is None:
+                raise UpstreamError("upstream did not say how long the blob is")
+            stretch = Stretch(self, start, span.stop)
+            self._next_segment = span.stop
+            self._segmented = span.stop < self.size
+        else:
+            self.size = int(announced) if announced.isascii() and announced.isdigit() else size
+            if start and self.size is not None and start > self.size:
+                self._ingest.go_on_from(0)
+                start = 0
+            stretch = Stretch(self, start, self.size)
+            stretch.skip(start)
+        self.resumed = start
+        self._stretches.append(stretch)
+        return stretch
+
+    # The run.
+
+    async def run(self, stretch: Stretch, exchange: Exchange, record: Callable[[], None]) -> None:
+        """Take the blob in, to its commit or its end; never raises.
+
+        Args:
+            stretch: what `begin` returned.
+            exchange: the exchange that brings it.
             record: writes down where the blob came from; called in the writing thread before the commit.
         """
         writer = asyncio.create_task(self._write(), name=f"write {self.digest.short}")
-        arrival = asyncio.create_task(exchange.end(), name=f"receive {self.digest.short}")
+        workers = [asyncio.create_task(self._fetch_all(stretch, exchange), name=f"receive {self.digest.short}")]
+        if self._segmented:
+            more = range(1, self._connections)
+            workers += [asyncio.create_task(self._fetch_all(), name=f"receive {self.digest.short} {n}") for n in more]
         try:
             # The writer ends before the upstream does only where the disk failed.
-            await asyncio.wait([writer, arrival], return_when=asyncio.FIRST_COMPLETED)
-            if writer.done():
-                await writer
-            await arrival
+            await _all_of(workers, writer)
             self._ended = True
             self._arrived.set()
             await writer
             await self._call(self._ingest.verify, self.size)
             self.state = State.VERIFIED
-            self._wake()
+            self.changed()
             await self._call(record)
             await self._call(self._ingest.commit)
         except (UpstreamError, StoreError, OSError) as e:
             self._break(str(e))
+            await self._settle(*workers, writer)
+            await self._leave(e)
         except asyncio.CancelledError:
             self._break("the proxy is shutting down")
+            await self._settle(*workers, writer)
+            await self._leave(None)
         finally:
-            writer.cancel()
-            await exchange.abort()
-            # The thread may still be writing; closing the file under it would send its bytes into another one.
-            await asyncio.gather(writer, arrival, self._work, return_exceptions=True)
+            await self._settle(*workers, writer)
             self._ingest.abort()
-            self._wake()
+            self.changed()
+
+    async def _fetch_all(self, stretch: Stretch | None = None, exchange: Exchange | None = None) -> None:
+        """Bring one stretch after the other, as long as there are segments that nobody has taken."""
+        while stretch is not None or (stretch := self._next()) is not None:
+            await self._fetch(stretch, exchange)
+            stretch = exchange = None
+
+    def _next(self) -> Stretch | None:
+        if not self._segmented or self.size is None or self._next_segment >= self.size:
+            return None
+        start = self._next_segment
+        self._next_segment = min(start + SEGMENT, self.size)
+        stretch = Stretch(self, start, self._next_segment)
+        self._stretches.append(stretch)
+        return stretch
+
+    async def _fetch(self, stretch: Stretch, exchange: Exchange | None) -> None:
+        """Bring one stretch, over as many connections as it takes.
+
+        Raises:
+            UpstreamError: upstream will not give it.
+        """
+        failures = 0
+        while True:
+            before = stretch.position
+            try:
+                exchange = exchange or await self._ask(stretch)
+                self.exchanges.add(exchange)
+                await exchange.end()
+                stretch.check()
+            except UpstreamError as e:
+                failures = 1 if stretch.position > before else failures + 1
+                if failures >= ATTEMPTS or stretch.stop is None:
+                    raise
+                pause = _pause(failures)
+                logger.info("blob %s: %s; going on in %.1f s", self.digest.short, e, pause)
+            else:
+                return
+            finally:
+                if exchange is not None:
+                    self.exchanges.discard(exchange)
+                    await exchange.abort()
+                exchange = None
+            await asyncio.sleep(pause)
+
+    async def _ask(self, stretch: Stretch) -> Exchange:
+        start, unfit = stretch.position, ""
+
+        def choose(response: http.Response) -> Receiver | None:
+            nonlocal unfit
+            if response.status_code not in (200, 206):
+                return None
+            try:
+                self._check_again(response, start)
+            except UpstreamError as e:
+                unfit = str(e)
+                return Nobody()
+            stretch.skip(start if response.status_code == 200 else 0)
+            return stretch
+
+        try:
+            stop = stretch.stop if self._segmented else None
+            response, exchange = await self._source.get(start, stop, choose)
+        except TokenUnavailable as e:
+            raise UpstreamError(str(e)) from e
+        if unfit or response.status_code not in (200, 206):
+            await exchange.abort()
+            raise UpstreamError(unfit or f"{exchange.flow.request.host} answered {response.status_code}")
+        return exchange
+
+    def _check_again(self, response: http.Response, start: int) -> None:
+        """See to it that a further answer goes on with the same blob.
+
+        Raises:
+            UpstreamError: it does not.
+        """
+        check_coding(response)
+        if response.status_code == 206:
+            _checked(response, start, self.size)
+        elif self._segmented:
+            raise UpstreamError("upstream answers ranges no longer")
+        elif (announced := response.headers.get("content-length", "")).isdigit() and int(announced) != self.size:
+            raise UpstreamError(f"upstream now has {announced} bytes instead of {self.size}")
+
+    async def _settle(self, *tasks: asyncio.Task[None]) -> None:
+        """End what runs. The thread may be writing; closing the file under it would send its bytes into another one."""
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, self._work, return_exceptions=True)
+
+    async def _leave(self, error: Exception | None) -> None:
+        """Leave what there is to the next attempt, unless it is known to be bad."""
+        try:
+            if not isinstance(error, DigestMismatch):
+                await self._call(self._ingest.keep)
+        except OSError as e:
+            logger.warning("blob %s: what there is cannot be kept: %s", self.digest.short, e)
 
     def drop(self) -> None:
-        """Give up before `run`."""
-        self._break("the request for it was given up")
-        self._ingest.abort()
-        self._wake()
+        """Give up before `run`; what an earlier attempt left stays for the next.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        self.state = State.BROKEN
+        self.reason = "the request for it was given up"
+        self._ingest.keep()
+        self.changed()
 
     def _break(self, reason: str) -> None:
         if self.state is State.RUNNING:
             self.state = State.BROKEN
         self.reason = reason
+        self.changed()
         logger.warning("blob %s is not stored: %s", self.digest.short, reason)
+
+    # Writing.
+
+    def arrived(self, count: int) -> None:
+        """So many bytes have been received, and wait to be written."""
+        self._waiting_bytes += count
+        self._arrived.set()
+
+    async def ready(self) -> None:
+        """See `Receiver.ready`."""
+        while self._waiting_bytes >= BOUND and self.state is State.RUNNING:
+            await self.change()
 
     async def _write(self) -> None:
         while True:
-            if not self._waiting:
+            if not self._waiting_bytes:
                 if self._ended:
-                    return
+                    break
                 await self._arrived.wait()
             self._arrived.clear()
             if self._waiting_bytes < BATCH and not self._ended and self._ingest.offset:
                 # Give a fast upstream the time to fill a batch; a slow one does not notice.
                 await asyncio.sleep(_IDLE_SECONDS)
-            batch, self._waiting = self._waiting, []
-            if batch:
-                await self._call(self._ingest.append, batch)
-                self._waiting_bytes -= sum(map(len, batch))
-                self._wake()
+            for stretch in self._stretches:
+                offset, chunks = stretch.take()
+                if chunks:
+                    await self._call(self._ingest.write, offset, chunks)
+                    self._waiting_bytes -= sum(map(len, chunks))
+            self._stretches = [stretch for stretch in self._stretches if not stretch.written]
+            await self._absorb()
+            self.changed()
+        await self._absorb()
 
-    async def _call[**P](self, work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-        self._work = asyncio.get_running_loop().run_in_executor(self._executor, lambda: work(*args, **kwargs))
-        await asyncio.shield(self._work)
+    async def _absorb(self) -> None:
+        while await self._call(self._ingest.absorb):
+            self.changed()
+
+    async def _call[**P, R](self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        future = asyncio.get_running_loop().run_in_executor(self._executor, lambda: work(*args, **kwargs))
+        self._work = future
+        return await asyncio.shield(future)
 
     # The followers' side.
 
@@ -156,15 +414,26 @@ class Fill:
         return min(self._ingest.offset, self.size - 1)
 
     @property
+    def followers(self) -> int:
+        """How many bodies follow it."""
+        return len(self._bodies)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been running."""
+        return time.monotonic() - self._began
+
+    @property
     def received(self) -> int:
-        """How many bytes are on disk by now."""
+        """How many bytes are on disk, without a gap, by now."""
         return self._ingest.offset
 
-    async def changed(self) -> None:
+    async def change(self) -> None:
         """Wait for more bytes, or for the end."""
         await self._changed.wait()
 
-    def _wake(self) -> None:
+    def changed(self) -> None:
+        """Tell all who wait."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -176,8 +445,9 @@ class Fill:
         """A body that follows this fill; ``span`` is None for all of the blob."""
         if span is None and self.size is not None:
             span = Span(0, self.size)
-        self.followers += 1
-        return GrowingBody(self, self._reader.again(self.received), span)
+        body = GrowingBody(self, self._reader.again(self.received), span)
+        self._bodies.add(body)
+        return body
 
 
 class GrowingBody:
@@ -210,8 +480,57 @@ class GrowingBody:
         while not self.ended and self._position >= self._fill.readable:
             if self._fill.state is State.BROKEN:
                 raise BodyBroken(self._fill.reason)
-            await self._fill.changed()
+            await self._fill.change()
 
     def close(self) -> None:
         """See `Body.close`."""
         self._reader.close()
+
+
+class Nobody:
+    """Receives the body of an answer that is about to be dropped."""
+
+    def receive(self, chunk: bytes) -> None:
+        """See `Receiver.receive`."""
+
+    async def ready(self) -> None:
+        """See `Receiver.ready`: never; the connection is closed instead."""
+        await asyncio.Event().wait()
+
+
+def _pause(failures: int) -> float:
+    """Seconds before the next attempt: twice as long each time, and never quite the same for two."""
+    longest = min(_FIRST_PAUSE_SECONDS * (1 << failures - 1), _LONGEST_PAUSE_SECONDS)
+    return longest * random.uniform(0.5, 1)  # noqa: S311 - it spreads load, and hides nothing
+
+
+def check_coding(response: http.Response) -> None:
+    """See to it that a body is the blob's own bytes.
+
+    Raises:
+        UpstreamError: it came content-encoded, although nobody asked for that.
+    """
+    coding = response.headers.get("content-encoding", "").lower()
+    if coding not in ("", "identity"):
+        raise UpstreamError(f"upstream sent the blob {coding[:20]}-encoded")
+
+
+def _checked(response: http.Response, start: int, size: int | None) -> tuple[Span, int | None]:
+    found = ranges.parse_content_range(response.headers.get("content-range"))
+    if found is None:
+        raise UpstreamError("upstream answered a range without saying which")
+    span, total = found
+    if span.start != start or (size is not None and total is not None and total != size):
+        of = "?" if total is None else total
+        raise UpstreamError(f"upstream answered with bytes {span.start}-{span.stop - 1}/{of} of another blob")
+    return span, total if total is not None else size
+
+
+async def _all_of(workers: list[asyncio.Task[None]], writer: asyncio.Task[None]) -> None:
+    """Wait for all workers; raise what the first to fail among them, or the writer, raised."""
+    pending: set[asyncio.Task[None]] = set(workers)
+    while pending:
+        done, _ = await asyncio.wait([*pending, writer], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        pending -= done

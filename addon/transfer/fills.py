@@ -3,21 +3,34 @@
 Two clients with the same credential that miss the same blob share one request from its first byte on. Clients with
 different credentials each ask upstream for themselves, since a refusal of one says nothing about the other; as soon as
 one of them gets the blob, the others let theirs go and follow.
+
+Only so many fills run at once. Those that wait get their turn by repository, so that an image of a hundred layers does
+not hold up one of three.
 """
 
 import asyncio
-from collections.abc import Collection
+import contextlib
+import logging
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from mitmproxy import connection, http
+from mitmproxy import ctx, http
+from mitmproxy.hooks import UpdateHook
+from mitmproxy.utils import human
 
 from addon.registry.digest import Digest
 from addon.store.disk import Store
-from addon.transfer.fill import Fill
-from addon.transfer.upstream import Exchange, Receiver, Upstream
+from addon.transfer.fill import Fill, Nobody, Stretch, check_coding
+from addon.transfer.source import Source
+from addon.transfer.upstream import Exchange, Receiver, UpstreamError
+
+logger = logging.getLogger(__name__)
 
 _WRITERS = 8
+_PROGRESS_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +62,68 @@ class NotStorable(Exception):
     """The blob can be had, but not stored; the message says why."""
 
 
+class FairLimit:
+    """Lets so many in at once; those who wait are let in by turns of their keys, first come first within one."""
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._queues: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+
+    @asynccontextmanager
+    async def turn(self, key: str) -> AsyncIterator[None]:
+        """Wait for a place, and hold it."""
+        await self.acquire(key)
+        try:
+            yield
+        finally:
+            self.release()
+
+    async def acquire(self, key: str) -> None:
+        """Wait for a place."""
+        if self._free:
+            self._free -= 1
+            return
+        place = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(key, deque()).append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                self.release()
+            raise
+
+    def release(self) -> None:
+        """Give a place back: to the next in turn, where somebody waits."""
+        while self._queues:
+            key, queue = self._queues.popitem(last=False)
+            place = queue.popleft()
+            if queue:
+                self._queues[key] = queue
+            if not place.done():
+                place.set_result(None)
+                return
+        self._free += 1
+
+
 class Fills:
     """The fills under way."""
 
-    def __init__(self, store: Store, upstream: Upstream) -> None:
+    def __init__(self, store: Store, *, most: int, connections: int) -> None:
+        """Begin with none.
+
+        Args:
+            store: where they end.
+            most: how many may run at once.
+            connections: over how many connections a large blob is fetched.
+        """
         self._store = store
-        self._upstream = upstream
+        self._limit = FairLimit(most)
+        self._connections = connections
         self._executor = ThreadPoolExecutor(_WRITERS, thread_name_prefix="pulltap-writer")
         self._active: dict[tuple[str, Digest], Fill] = {}
         self._starting: dict[Wanted, asyncio.Task[Fill | Refused]] = {}
         self._running: set[asyncio.Task[None]] = set()
+        self._progress: asyncio.Task[None] | None = None
 
     def active(self, registry: str, digest: Digest) -> Fill | None:
         """The fill of this blob that is under way, if one is."""
@@ -69,25 +134,23 @@ class Fills:
         fill = self._active.get((registry, digest))
         return fill.repositories if fill else ()
 
-    async def start(
-        self, wanted: Wanted, request: http.Request, client: connection.Client, size: int | None
-    ) -> Joined | Refused:
+    async def start(self, wanted: Wanted, source: Source, size: int | None) -> Joined | Refused:
         """Ask upstream for a blob and begin to store it, or share what the same credential has begun.
 
         Args:
             wanted: the blob.
-            request: the request for it, as it is to go upstream.
-            client: on whose behalf.
-            size: the blob's length in bytes, where a manifest told it.
+            source: whom to ask for it.
+            size: its length in bytes, where a manifest told it.
 
         Raises:
             UpstreamError: no answer came.
+            TokenUnavailable: the token service cannot help now.
             NotStorable: the answer cannot be stored; nothing of it was taken.
         """
         task = self._starting.get(wanted)
         started = task is None
         if task is None:
-            task = asyncio.create_task(self._start(wanted, request, client, size), name=f"start {wanted.digest.short}")
+            task = asyncio.create_task(self._start(wanted, source, size), name=f"start {wanted.digest.short}")
             self._starting[wanted] = task
             task.add_done_callback(lambda task: self._begun(wanted, task))
         outcome = await asyncio.shield(task)
@@ -99,83 +162,121 @@ class Fills:
             # Seen, whether or not somebody still waits for it.
             task.exception()
 
-    async def _start(
-        self, wanted: Wanted, request: http.Request, client: connection.Client, size: int | None
-    ) -> Fill | Refused:
+    async def _start(self, wanted: Wanted, source: Source, size: int | None) -> Fill | Refused:
+        await self._limit.acquire(wanted.repository)
+        held = True
+        try:
+            outcome = await self._ask(wanted, source, size)
+            if isinstance(outcome, tuple):
+                fill, stretch, exchange = outcome
+                self._run(wanted, fill, stretch, exchange)
+                held = False
+                return fill
+            return outcome
+        finally:
+            if held:
+                self._limit.release()
+
+    async def _ask(
+        self, wanted: Wanted, source: Source, size: int | None
+    ) -> tuple[Fill, Stretch, Exchange] | Fill | Refused:
         key = (wanted.registry, wanted.digest)
-        fill: Fill | None = None
+        if active := self._active.get(key):
+            return active
+        try:
+            ingest = self._store.ingest(wanted.digest, wanted.registry)
+        except OSError as e:
+            raise NotStorable(f"blob {wanted.digest.short} cannot be stored: {e.strerror or e}") from e
+        fill = Fill(ingest, source, self._executor, self._connections)
+        stretch: Stretch | None = None
         unfit = ""
 
         def choose(response: http.Response) -> Receiver | None:
-            nonlocal fill, unfit
-            if response.status_code != 200:
+            nonlocal stretch, unfit
+            if response.status_code not in (200, 206):
                 return None
-            if key in self._active:
-                unfit = "is being filled by another request"
-            elif response.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
-                unfit = "came content-encoded"
-            else:
-                try:
-                    fill = Fill(self._store.ingest(wanted.digest), _length(response, size), self._executor)
-                except OSError as e:
-                    unfit = f"cannot be stored: {e.strerror or e}"
-                else:
-                    self._active[key] = fill
-                    fill.repositories.add(wanted.repository)
-            return fill or _Nobody()
+            try:
+                self._check_alone(key)
+                check_coding(response)
+                stretch = fill.begin(response, start, size)
+            except UpstreamError as e:
+                unfit = str(e)
+                return Nobody()
+            self._active[key] = fill
+            fill.repositories.add(wanted.repository)
+            return stretch
 
-        purpose = f"pulltap: fill {wanted.repository} {wanted.digest.short}"
         try:
-            response, exchange = await self._upstream.fetch(request, client, purpose, choose)
+            start, stop = fill.first_request(size)
+            response, exchange = await source.get(start, stop, choose)
+            if response.status_code == 416 and start:
+                # What an earlier attempt left is longer than the blob.
+                ingest.go_on_from(0)
+                start, stop = fill.first_request(size)
+                response, exchange = await source.get(start, stop, choose)
         except BaseException:
-            if fill is not None:
+            if self._active.get(key) is fill:
                 del self._active[key]
-                fill.drop()
+            fill.drop()
             raise
-        if fill is not None:
-            self._run(key, fill, exchange)
-            return fill
+        if stretch is not None:
+            return fill, stretch, exchange
+        fill.drop()
         await exchange.abort()
         if unfit:
             if active := self._active.get(key):
                 return active
-            raise NotStorable(f"blob {wanted.digest.short} {unfit}")
+            raise NotStorable(f"blob {wanted.digest.short}: {unfit}")
         return Refused(response)
 
-    def _run(self, key: tuple[str, Digest], fill: Fill, exchange: Exchange) -> None:
+    def _check_alone(self, key: tuple[str, Digest]) -> None:
+        if key in self._active:
+            raise UpstreamError("it is being filled by another request")
+
+    def _run(self, wanted: Wanted, fill: Fill, stretch: Stretch, exchange: Exchange) -> None:
+        key = (wanted.registry, wanted.digest)
+
         def record() -> None:
             for repository in list(fill.repositories):
-                self._store.provenance.record(key[0], repository, fill.digest)
+                self._store.provenance.record(wanted.registry, repository, fill.digest)
 
         def over(task: asyncio.Task[None]) -> None:
             self._running.discard(task)
             del self._active[key]
+            self._limit.release()
 
-        task = asyncio.create_task(fill.run(exchange, record), name=f"fill {fill.digest.short}")
+        task = asyncio.create_task(fill.run(stretch, exchange, record), name=f"fill {fill.digest.short}")
         self._running.add(task)
         task.add_done_callback(over)
+        if self._progress is None or self._progress.done():
+            self._progress = asyncio.create_task(self._show_progress(), name="progress of fills")
+
+    async def _show_progress(self) -> None:
+        """Keep the comments of the fills' flows telling how far they are, as long as there are fills."""
+        while self._running:
+            await asyncio.sleep(_PROGRESS_SECONDS)
+            for fill in self._active.values():
+                flows = [exchange.flow for exchange in fill.exchanges]
+                for flow in flows:
+                    flow.comment = f"{flow.comment.partition(': fill ')[0]}: fill {progress(fill)}"
+                if flows:
+                    ctx.master.addons.trigger(UpdateHook(flows))
 
     async def close(self) -> None:
-        """Break what is under way, and wait until its files are gone."""
-        running = [*self._running, *self._starting.values()]
+        """Break what is under way, and wait until its files are settled."""
+        running: list[asyncio.Task[None] | asyncio.Task[Fill | Refused]] = [*self._starting.values(), *self._running]
+        if self._progress is not None:
+            running.append(self._progress)
         for task in running:
             task.cancel()
-        if running:
-            await asyncio.wait(running)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*running, return_exceptions=True)
         self._executor.shutdown()
 
 
-class _Nobody:
-    """Receives the body of an answer that is about to be dropped."""
-
-    def receive(self, chunk: bytes) -> None:
-        """See `Receiver.receive`."""
-
-    async def ready(self) -> None:
-        """See `Receiver.ready`: never; the connection is closed instead."""
-        await asyncio.Event().wait()
-
-
-def _length(response: http.Response, size: int | None) -> int | None:
-    announced = response.headers.get("content-length", "")
-    return int(announced) if announced.isascii() and announced.isdigit() else size
+def progress(fill: Fill) -> str:
+    """How far a fill is: bytes, rate since it began, and how many clients read along."""
+    seconds = max(fill.seconds, 0.001)
+    total = human.pretty_size(fill.size) if fill.size is not None else "?"
+    rate = human.pretty_size(int((fill.received - fill.resumed) / seconds))
+    return f"{fill.digest.short}: {human.pretty_size(fill.received)} of {total}, {rate}/s, {fill.followers} waiting"

@@ -139,15 +139,6 @@ def test_nobody_gets_a_complete_bad_blob(hub: Hub, proxy: Pulltap, raw: Raw, blo
     assert (status(good), good.body) == ("pulltap; fwd=miss; stored", hub.content(blob))
 
 
-def test_a_cut_upstream_is_a_cut_answer(hub: Hub, proxy: Pulltap, raw: Raw, blob: Blob) -> None:
-    hub.faults.add(Fault(host=hub.names.cdn, cut_after=MIB))
-    cut = raw.request("GET", url(hub, blob))
-    assert not cut.whole
-    assert not stored(proxy, blob).exists()
-    good = raw.request("GET", url(hub, blob))
-    assert (status(good), good.body) == ("pulltap; fwd=miss; stored", hub.content(blob))
-
-
 def test_ranges(hub: Hub, raw: Raw, blob: Blob) -> None:
     content, size = hub.content(blob), 3 * MIB + 17
     # A closed range of what is not there is the CDN's business; an open one begins a fill.
