@@ -112,14 +112,17 @@ class Passthrough:
 
     async def response(self, flow: http.HTTPFlow) -> None:
         """Learn from what passed; ask once more where Pulltap's own token was refused."""
-        under_way = self._parts.under_way.get(flow)
-        if under_way is None or flow.error or not flow.response:
+        if flow.error or not flow.response:
             return
-        target, grant = under_way
-        if flow.response.status_code == 401 and not flow.response.stream:
-            await self._again(flow, target, grant)
-        if flow.request.method in _READ and 200 <= flow.response.status_code < 400:
-            self._learn(flow, flow.response, target, grant)
+        if under_way := self._parts.under_way.get(flow):
+            target, grant = under_way
+            if flow.response.status_code == 401 and not flow.response.stream:
+                await self._again(flow, target, grant)
+            if flow.request.method in _READ and 200 <= flow.response.status_code < 400:
+                self._learn(flow, flow.response, target, grant)
+        if flow.request.method == "HEAD":
+            # Answers made here have a body, whose length stays in their head (RFC 9110, section 9.3.2).
+            flow.response.raw_content = b""
 
     async def _again(self, flow: http.HTTPFlow, target: Target, grant: Grant) -> None:
         """Repeat a request without a body with a fresh token; a second refusal is the client's to see."""

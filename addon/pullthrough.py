@@ -122,7 +122,7 @@ class Pullthrough:
         source = self._source(flow, target, grant)
         if (await source.head()).status_code >= 400:
             return False
-        parts.verdicts.record(target.identity, repository, grant.credential)
+        parts.verdicts.record(target.identity, repository, source.grant.credential)
         if isinstance(held, Fill):
             held.repositories.add(repository)
         else:
@@ -134,11 +134,12 @@ class Pullthrough:
     ) -> tuple[Fill, str] | Refused:
         parts, repository = self._parts, target.route.repository
         wanted = Wanted(target.identity, repository, digest, grant.credential)
-        outcome = await parts.fills.start(wanted, self._source(flow, target, grant), parts.sizes.get(digest))
+        source = self._source(flow, target, grant)
+        outcome = await parts.fills.start(wanted, source, parts.sizes.get(digest))
         if isinstance(outcome, Refused):
-            parts.note_refusal(flow, target, grant, outcome.response)
+            parts.note_refusal(flow, target, source.grant, outcome.response)
             return outcome
-        parts.verdicts.record(target.identity, repository, grant.credential)
+        parts.verdicts.record(target.identity, repository, source.grant.credential)
         return outcome.fill, cache_status.STORED if outcome.started else cache_status.COLLAPSED
 
     def _source(self, flow: http.HTTPFlow, target: Target, grant: Grant) -> BlobSource:

@@ -184,7 +184,7 @@ def _registry(host: str, name: str, entry: object) -> Registry:
                     raise ConfigError(f"{'.'.join(place)} is to be a list of hosts", *place)
                 registry = replace(registry, realms=tuple(_host(realm, *place) for realm in value))
             case "credentials":
-                if not isinstance(value, str):
+                if not isinstance(value, str) or not value:
                     raise ConfigError(f"{'.'.join(place)} is to be the path of a Docker config.json", *place)
                 registry = replace(registry, credentials=_docker_config(value, *place))
             case _:

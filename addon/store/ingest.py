@@ -145,7 +145,8 @@ class Ingest:
         if self._fd < 0:
             return
         end = self._ahead.get(self.offset, self.offset)
-        if not end:
+        if not end or self._plain.name.endswith(HOLES):
+            # There is nothing to go on with, or another process is at it under the name that would be looked for.
             self.abort()
             return
         os.ftruncate(self._fd, end)

@@ -246,6 +246,9 @@ class Fill:
         finally:
             await self._settle(*workers, writer)
             self._ingest.abort()
+            if self.state is State.RUNNING:
+                # The task tells of the fault; those who read along must not wait for ever.
+                self._break("of a fault of ours")
             self.changed()
 
     async def _fetch_all(self, stretch: Stretch | None = None, exchange: Exchange | None = None) -> None:
@@ -278,6 +281,10 @@ class Fill:
                 await exchange.end()
                 stretch.check()
             except UpstreamError as e:
+                if stretch.arrived:
+                    # However its connection ended: length and digest decide.
+                    stretch.check()
+                    return
                 failures = 1 if stretch.position > before else failures + 1
                 if failures >= ATTEMPTS or stretch.stop is None:
                     raise
@@ -346,14 +353,10 @@ class Fill:
             logger.warning("blob %s: what there is cannot be kept: %s", self.digest.short, e)
 
     def drop(self) -> None:
-        """Give up before `run`; what an earlier attempt left stays for the next.
-
-        Raises:
-            OSError: the disk failed.
-        """
+        """Give up before `run`; what an earlier attempt left stays for the next."""
         self.state = State.BROKEN
         self.reason = "the request for it was given up"
-        self._ingest.keep()
+        let_go(self._ingest)
         self.changed()
 
     def _break(self, reason: str) -> None:
@@ -502,6 +505,15 @@ def _pause(failures: int) -> float:
     """Seconds before the next attempt: twice as long each time, and never quite the same for two."""
     longest = min(_FIRST_PAUSE_SECONDS * (1 << failures - 1), _LONGEST_PAUSE_SECONDS)
     return longest * random.uniform(0.5, 1)  # noqa: S311 - it spreads load, and hides nothing
+
+
+def let_go(ingest: Ingest) -> None:
+    """Leave an ingest to the next attempt; where the disk fails, nothing of it is left."""
+    try:
+        ingest.keep()
+    except OSError as e:
+        logger.warning("blob %s: what there is cannot be kept: %s", ingest.digest.short, e)
+        ingest.abort()
 
 
 def check_coding(response: http.Response) -> None:

@@ -23,7 +23,7 @@ from mitmproxy.utils import human
 
 from addon.registry.digest import Digest
 from addon.store.disk import Store
-from addon.transfer.fill import Fill, Nobody, Stretch, check_coding
+from addon.transfer.fill import Fill, Nobody, Stretch, check_coding, let_go
 from addon.transfer.source import Source
 from addon.transfer.upstream import Exchange, Receiver, UpstreamError
 
@@ -167,6 +167,9 @@ class Fills:
         held = True
         try:
             outcome = await self._ask(wanted, source, size)
+        except OSError as e:
+            raise NotStorable(f"blob {wanted.digest.short} cannot be stored: {e.strerror or e}") from e
+        else:
             if isinstance(outcome, tuple):
                 fill, stretch, exchange = outcome
                 self._run(wanted, fill, stretch, exchange)
@@ -183,11 +186,12 @@ class Fills:
         key = (wanted.registry, wanted.digest)
         if active := self._active.get(key):
             return active
+        ingest = self._store.ingest(wanted.digest, wanted.registry)
         try:
-            ingest = self._store.ingest(wanted.digest, wanted.registry)
-        except OSError as e:
-            raise NotStorable(f"blob {wanted.digest.short} cannot be stored: {e.strerror or e}") from e
-        fill = Fill(ingest, source, self._executor, self._connections)
+            fill = Fill(ingest, source, self._executor, self._connections)
+        except OSError:
+            let_go(ingest)
+            raise
         stretch: Stretch | None = None
         unfit = ""
 
@@ -196,10 +200,10 @@ class Fills:
             if response.status_code not in (200, 206):
                 return None
             try:
-                self._check_alone(key)
+                self._check_alone(key, wanted.repository)
                 check_coding(response)
                 stretch = fill.begin(response, start, size)
-            except UpstreamError as e:
+            except (UpstreamError, OSError) as e:
                 unfit = str(e)
                 return Nobody()
             self._active[key] = fill
@@ -229,8 +233,10 @@ class Fills:
             raise NotStorable(f"blob {wanted.digest.short}: {unfit}")
         return Refused(response)
 
-    def _check_alone(self, key: tuple[str, Digest]) -> None:
-        if key in self._active:
+    def _check_alone(self, key: tuple[str, Digest], repository: str) -> None:
+        if active := self._active.get(key):
+            # Upstream gives it here as well.
+            active.repositories.add(repository)
             raise UpstreamError("it is being filled by another request")
 
     def _run(self, wanted: Wanted, fill: Fill, stretch: Stretch, exchange: Exchange) -> None:

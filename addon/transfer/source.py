@@ -11,7 +11,7 @@ from mitmproxy import connection, http
 from addon.auth.grants import Grant, Grants
 from addon.settings import authority
 from addon.transfer.target import Target
-from addon.transfer.upstream import Choose, Exchange, Upstream, collect
+from addon.transfer.upstream import Choose, Exchange, Upstream, UpstreamError, collect
 
 _EXPIRED = (400, 401, 403, 404, 410)
 
@@ -51,10 +51,18 @@ class BlobSource:
             again = self._located.copy()
             again.headers.pop("range", None)
             again.headers.update(wanted)
-            response, exchange = await self._upstream.ask(again, self._client, f"pulltap: fill {self._name}", choose)
+            purpose = f"pulltap: fill {self._name}"
+            try:
+                response, exchange = await self._upstream.ask(again, self._client, purpose, choose)
+            except UpstreamError:
+                self._located = None
+                raise
+            if response.status_code in (200, 206):
+                return response, exchange
+            # Whatever is wrong there, the registry may lead elsewhere the next time.
+            self._located = None
             if response.status_code not in _EXPIRED:
                 return response, exchange
-            self._located = None
         response, exchange = await self._ask("GET", wanted, f"pulltap: fill {self._name}", choose)
         if response.status_code in (200, 206) and exchange.flow.request.host != self._target.host:
             self._located = exchange.flow.request.copy()
@@ -93,7 +101,9 @@ class BlobSource:
 
     def _request(self, method: str, more: dict[str, str]) -> http.Request:
         name = authority(self._target.scheme, self._target.host, self._target.port)
-        request = http.Request.make(method, f"{self._target.scheme}://{name}{self._path}")
+        request = http.Request.make(method, f"{self._target.scheme}://{name}/")
+        # As the client wrote it, which need not be by a URL's grammar.
+        request.path = self._path
         request.headers.clear()
         # A blob is stored in its own bytes, not in a coding that a client may accept.
         request.headers.update(

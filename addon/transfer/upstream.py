@@ -24,6 +24,8 @@ from mitmproxy.proxy.layers.http import (
     ResponseData,
 )
 
+from addon.settings import authority
+
 HEADER_SECONDS = 30
 """How long upstream may take to answer; containerd, for one, waits no longer for us."""
 STALL_SECONDS = 60
@@ -121,7 +123,7 @@ class Exchange(ReplayHandler):
             waited = STALL_SECONDS if self._head.done() else HEADER_SECONDS
             self._fail(UpstreamError(f"{address} sent nothing for {waited} s", 504))
         except asyncio.CancelledError:
-            self._fail(UpstreamError("aborted"))
+            self._fail(UpstreamError(self._reason or "aborted"))
         finally:
             await self._close()
         if self.flow.error is not None:
@@ -142,6 +144,10 @@ class Exchange(ReplayHandler):
             task.cancel()
         if handlers:
             await asyncio.wait(handlers)
+        # What is left is what mitmproxy did not close: it was cancelled while it waited for its turn.
+        for io in self.transports.values():
+            if io.writer is not None:
+                io.writer.close()
 
     def received(self, chunk: bytes) -> None:
         """Pass a piece of the body on."""
@@ -252,15 +258,14 @@ def redirected(request: http.Request, location: str) -> http.Request:
     """The request that a redirect asks for (RFC 9110, section 15.4).
 
     Raises:
-        UpstreamError: the redirect is not to HTTP, leaves TLS, or is to an address that is none.
+        UpstreamError: the redirect is not to HTTP, leaves TLS, or leads to what is no address.
     """
+    base = f"{request.scheme}://{authority(request.scheme, request.host, request.port)}{request.path}"
     try:
-        if not _VISIBLE.fullmatch(location):
-            raise ValueError("not a URI reference")
-        target = urljoin(request.url, location)
+        target = urljoin(base, location)
         parts = urlsplit(target)
         usable = parts.scheme == "https" or (parts.scheme == "http" and request.scheme == "http")
-        if not usable or not parts.hostname:
+        if not usable or not parts.hostname or not _VISIBLE.fullmatch(location):
             raise UpstreamError(
                 f"{request.host} redirects to {parts.scheme}://{parts.hostname or ''}, which is refused"
             )

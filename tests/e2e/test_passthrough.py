@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -498,6 +499,51 @@ def test_a_client_may_ask_whether_to_go_on(hub: Hub, proxy: Pulltap) -> None:
             assert client.head().startswith(b"HTTP/1.1 100 ")
             client.send(b"body")
             assert client.head().startswith(b"HTTP/1.1 201 Created\r\n")
+
+
+# --- what is read while it passes ---
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        *(b"[" * 200_000, b"\xff", b"null", b"[]", b'"config"', b'{"layers": "none", "config": 1}'),
+        b'{"config": {"digest": "sha256:%s", "size": 1e999}}' % (b"0" * 64),
+        b'{"config": {"digest": "sha256:%s", "size": -1}}' % (b"0" * 64),
+        b'{"layers": [{"digest": "sha256:%s", "size": "1"}, {"digest": 1}, {}, 7]}' % (b"0" * 64),
+    ],
+    ids=range(9),
+)
+def test_a_manifest_that_is_none_passes_all_the_same(hub: Hub, both: Both, manifest: bytes) -> None:
+    hub.faults.add(Fault(status=200, body=manifest, times=None))
+    assert both.request("GET", hub.small.manifest_path, [hub.bearer("library/small"), ACCEPT]).body == manifest
+
+
+@pytest.mark.parametrize("framing", ["", "chunked", "close"])
+def test_a_refused_token_of_pulltaps_is_renewed_whatever_the_framing(
+    hub: Hub, raw: Raw, framing: Literal["", "chunked", "close"]
+) -> None:
+    url = hub.url(hub.small.manifest_path)
+    assert raw.request("GET", url, [ACCEPT]).status == 200
+    hub.revoke_tokens()
+    hub.clear()
+    hub.faults.add(Fault(host=hub.names.registry, framing=framing))
+    reply = raw.request("GET", url, [ACCEPT])
+    assert (reply.status, reply.header("Docker-Content-Digest")) == (200, hub.small.manifest.digest)
+    assert [record.status for record in hub.find(host=hub.names.registry)] == [401, 200]
+
+
+def test_another_hosts_answer_proves_nothing_about_the_registry(hub: Hub, raw: Raw) -> None:
+    """Where one address serves several hosts, a 200 of one of them must not open another's private repository."""
+    image = hub.push("alice/private", sizes=(1000,))
+    hub.make_private("alice/private")
+    hub.add_account("alice", "wonderland", "alice/private")
+    blob = hub.url(image.blob_path(image.layers[0]))
+    assert raw.request("GET", blob, [hub.bearer("alice/private", account="alice")]).status == 200
+    assert raw.request("GET", blob).status == 401
+    hub.faults.add(Fault(status=200, body=b"{}", when=lambda request: request.header("Host") == "evil.example.com"))
+    assert raw.request("GET", hub.url(image.manifest_path), [("Host", "evil.example.com"), ACCEPT]).status == 200
+    assert raw.request("GET", blob).status == 401
 
 
 # --- byte for byte ---

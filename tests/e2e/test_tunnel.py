@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from ..standin import Hub
-from ..standin.images import push_blob
-from .clients.raw import Raw, Reply
-from .conftest import Clients, StartProxy
+from .clients.curl import Curl
+from .clients.raw import Raw
+from .conftest import StartProxy
 from .programs import eventually
 from .proxies import BareProxy, Pulltap
 from .sockets import Peer, Server, dial, tunnel
@@ -21,7 +21,7 @@ PLAIN = "plain.example.com"
 @pytest.fixture(scope="module")
 def proxy(docker_hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pulltap]:
     """Pulltap, which knows registries without TLS, too."""
-    hosts = [docker_hub.names.registry, PLAIN, f"127.0.0.1:{docker_hub.backing.port}"]
+    hosts = [f"{docker_hub.names.registry}:443", PLAIN, f"127.0.0.1:{docker_hub.backing.port}"]
     pulltap = Pulltap(tmp_path_factory.mktemp("tunnel") / "proxy", docker_hub, {"registry_hosts": hosts})
     yield pulltap
     pulltap.stop()
@@ -71,37 +71,43 @@ def test_tls_for_a_registry_is_decrypted(hub: Hub, proxy: Pulltap, bare_proxy: B
         assert client.certificate() != directly.certificate()
 
 
+def test_a_client_may_speak_tls_to_the_proxy_itself(hub: Hub, proxy: Pulltap, curl: Curl) -> None:
+    # Pulltap's CA signs for both: the proxy, and the registry behind it.
+    through = ["--proxy", f"https://127.0.0.1:{proxy.port}", "--proxy-cacert", str(proxy.ca)]
+    assert curl.get(f"http://127.0.0.1:{proxy.port}/healthz", *through).status == 200
+    reply = curl.get(hub.url(hub.small.blob_path(hub.small.config)), *through)
+    assert (reply.status, reply.body) == (200, hub.content(hub.small.config))
+    assert str(reply.header("Cache-Status")).startswith("pulltap; ")
+    assert curl.get(f"https://{hub.names.auth}/token?service=x", *through).status == 200
+
+
 # --- what is no TLS, in a tunnel ---
 
 
-@pytest.mark.parametrize(
-    "greeting", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\x00\x00\x00\x08\x04\xd2\x16\x2f", b"EHLO client\r\n"]
-)
+@pytest.mark.parametrize("greeting", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\x00\x00\x00\x08\x04\xd2\x16\x2f", b"\x16"])
 def test_any_protocol_passes_in_a_tunnel(proxy: Pulltap, greeting: bytes) -> None:
+    ended = threading.Event()
+
     def serve(peer: Peer) -> None:
         assert peer.read(len(greeting)) == greeting
         peer.send(b"\xff\x00hello\n")
         assert peer.rest() == b"bye"
-        peer.send(b"and good bye")
+        ended.set()
 
-    with Server(serve) as server, tunnel(proxy.port, server.address) as client:
-        client.send(greeting)
-        assert client.read(8) == b"\xff\x00hello\n"
-        client.send(b"bye")
-        client.end()
-        assert client.rest() == b"and good bye"
+    with Server(serve) as server:
+        with tunnel(proxy.port, server.address) as client:
+            client.send(greeting)
+            assert client.read(8) == b"\xff\x00hello\n"
+            client.send(b"bye")
+        assert ended.wait(30)
 
 
-def test_a_server_may_speak_first_in_a_tunnel(proxy: Pulltap) -> None:
-    def serve(peer: Peer) -> None:
-        peer.send(b"220 mail.example.com\r\n")
-        assert peer.rest() == b"QUIT\r\n"
-
-    with Server(serve) as server, tunnel(proxy.port, server.address) as client:
-        assert client.read(22) == b"220 mail.example.com\r\n"
-        client.send(b"QUIT\r\n")
-        client.end()
-        assert client.rest() == b""
+def test_a_server_may_speak_first_where_connections_are_eager(start_proxy: StartProxy) -> None:
+    """With connection_strategy lazy, as shipped, mitmproxy does not connect before the client has said something."""
+    eager = start_proxy({"connection_strategy": "eager"})
+    greeting = b"220 mail.example.com\r\n"
+    with Server(lambda peer: peer.send(greeting)) as server, tunnel(eager.port, server.address) as client:
+        assert client.rest() == greeting
 
 
 # --- plain HTTP ---
@@ -203,27 +209,31 @@ def test_a_plain_http_connection_is_kept(proxy: Pulltap) -> None:
 
 
 def test_a_web_socket_passes(proxy: Pulltap) -> None:
-    upgraded = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n"
+    asked = (
+        "GET http://{0}/chat HTTP/1.1\r\nHost: {0}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    upgraded = (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: ICX+Yqv66kxgM0FcWaLWlFLwTAI=\r\n\r\n"
+    )
+
+    def masked(text: bytes, mask: bytes) -> bytes:
+        return bytes(byte ^ mask[at % 4] for at, byte in enumerate(text))
 
     def serve(peer: Peer) -> None:
-        assert b"Upgrade: websocket\r\n" in peer.head()
+        assert b"\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n" in peer.head()
         peer.send(upgraded + b"\x81\x05hello")
         frame = peer.read(11)
-        mask, text = frame[2:6], frame[6:]
         assert frame[:2] == b"\x81\x85"
-        peer.send(b"\x81\x05" + bytes(byte ^ mask[at % 4] for at, byte in enumerate(text)))
+        peer.send(b"\x81\x05" + masked(frame[6:], frame[2:6]))
         peer.rest()
 
     with Server(serve) as server, dial(proxy.port) as client:
-        client.send(
-            f"GET http://{server.address}/chat HTTP/1.1\r\nHost: {server.address}\r\nUpgrade: websocket\r\n"
-            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
-        )
+        client.send(asked.format(server.address).encode())
         assert client.head() == upgraded
         assert client.read(7) == b"\x81\x05hello"
-        client.send(
-            b"\x81\x85\x01\x02\x03\x04" + bytes(byte ^ key for byte, key in zip(b"there", b"\1\2\3\4\1", strict=True))
-        )
+        client.send(b"\x81\x85mask" + masked(b"there", b"mask"))
         assert client.read(7) == b"\x81\x05there"
 
 

@@ -1,10 +1,12 @@
 """Blobs for the store's tests."""
 
 import hashlib
-import os
+from pathlib import Path
 
 from addon.registry.digest import Digest
 from addon.store.disk import Store
+
+ORIGIN = "registry-1.docker.io"
 
 
 def digest_of(content: bytes, algorithm: str = "sha256") -> Digest:
@@ -14,8 +16,8 @@ def digest_of(content: bytes, algorithm: str = "sha256") -> Digest:
 def put(store: Store, content: bytes, algorithm: str = "sha256") -> Digest:
     """Take a blob in, as a fill does."""
     digest = digest_of(content, algorithm)
-    ingest = store.ingest(digest)
-    ingest.append([content])
+    ingest = store.ingest(digest, ORIGIN)
+    ingest.write(0, [content])
     ingest.verify(len(content))
     ingest.commit()
     return digest
@@ -33,4 +35,4 @@ def read(store: Store, digest: Digest) -> bytes | None:
 
 def open_files() -> int:
     """How many file descriptors this process has."""
-    return len(os.listdir("/dev/fd"))
+    return sum(1 for _ in Path("/dev/fd").iterdir())

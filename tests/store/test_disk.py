@@ -12,11 +12,11 @@ import pytest
 from addon.registry.digest import ALGORITHMS, Digest
 from addon.store.disk import Store
 from addon.store.errors import StoreError
+from addon.store.ingest import HOLES, Ingest
 
-from .blobs import digest_of, open_files, put, read
+from .blobs import ORIGIN, digest_of, open_files, put, read
 
 CONTENT = b"a layer"
-LEFT_OVER = f"sha256-{'a' * 64}.deadbeef"
 
 
 def tree(root: Path) -> list[str]:
@@ -119,25 +119,31 @@ def test_another_process_may_make_the_store_at_the_same_time(tmp_path: Path, mon
         each.close()
 
 
-@pytest.mark.parametrize(
-    "obstacle",
-    [
-        lambda root: root.write_text(""),
-        lambda root: (root.parent / "file").write_text("") and None,
-        lambda root: (root / "blobs").mkdir(parents=True) or (root / "blobs" / "sha256").write_text(""),
-        lambda root: (root / "oci-layout").mkdir(parents=True) or (root / "pulltap").write_text(""),
-        lambda root: (root / "blobs").mkdir(parents=True) or (root / "index.json").symlink_to("/nowhere/index.json"),
-    ],
-    ids=["a file", "nothing", "a file for a folder", "a file for ours", "a link to nowhere"],
-)
-def test_a_folder_that_cannot_be_used(tmp_path: Path, obstacle: Callable[[Path], object]) -> None:
-    root = tmp_path / "store"
-    obstacle(root)
-    if not root.exists():
-        Store(root).close()
-        return
+def a_file(root: Path) -> None:
+    root.write_text("")
+
+
+def a_file_for_a_folder(root: Path) -> None:
+    (root / "blobs").mkdir(parents=True)
+    (root / "blobs" / "sha256").write_text("")
+
+
+def a_file_for_our_folder(root: Path) -> None:
+    Store(root).close()
+    (root / "pulltap").rename(root / "away")
+    (root / "pulltap").write_text("")
+
+
+def a_link_to_nowhere(root: Path) -> None:
+    (root / "blobs").mkdir(parents=True)
+    (root / "index.json").symlink_to("/nowhere/index.json")
+
+
+@pytest.mark.parametrize("obstacle", [a_file, a_file_for_a_folder, a_file_for_our_folder, a_link_to_nowhere])
+def test_a_folder_that_cannot_be_used(tmp_path: Path, obstacle: Callable[[Path], None]) -> None:
+    obstacle(tmp_path / "store")
     with pytest.raises(StoreError, match=r"cannot use .*store as store: .*registry_store"):
-        Store(root)
+        Store(tmp_path / "store")
 
 
 def test_a_probe_leaves_nothing(store: Store) -> None:
@@ -151,7 +157,7 @@ def test_a_store_that_is_gone_cannot_be_written(store: Store) -> None:
     with pytest.raises(OSError, match="No such file"):
         store.check_writable()
     with pytest.raises(OSError, match="No such file"):
-        store.ingest(digest_of(CONTENT))
+        store.ingest(digest_of(CONTENT), ORIGIN)
 
 
 # Opening.
@@ -206,23 +212,78 @@ def test_readers_survive_what_happens_to_the_file(store: Store) -> None:
 # Ingests, and what is left of them.
 
 
-def test_a_start_removes_what_a_crash_left(store: Store) -> None:
+def begin(store: Store, content: bytes, *, origin: str = ORIGIN) -> Ingest:
+    """An ingest of `CONTENT` that has come so far."""
+    ingest = store.ingest(digest_of(CONTENT), origin)
+    ingest.write(0, [content])
+    return ingest
+
+
+def finish(ingest: Ingest) -> None:
+    while ingest.absorb():
+        pass
+    ingest.write(ingest.offset, [CONTENT[ingest.offset :]])
+    ingest.verify(len(CONTENT))
+    ingest.commit()
+
+
+def ingests(store: Store) -> list[bytes]:
+    return sorted(path.read_bytes() for path in (store.root / "pulltap" / "ingest").iterdir())
+
+
+def test_a_start_removes_what_is_of_no_use(store: Store) -> None:
     folder = store.root / "pulltap" / "ingest"
-    for name in (LEFT_OVER, "probe.deadbeef", "whatever"):
-        (folder / name).write_bytes(b"half a lay")
-    mine = store.ingest(digest_of(CONTENT))
+    name = f"sha256-{'a' * 64}.0123456789abcdef"
+    for left in (f"{name}.deadbeef{HOLES}", f"sha256-{'b' * 64}.0123456789abcdef"):
+        (folder / left).touch()
+    (folder / f"{name}.beefdead{HOLES}").write_bytes(b"a \0\0yer")
+    (folder / name).write_bytes(b"a la")
+    mine = begin(store, CONTENT[:2])
     blob = put(store, b"stored")
     again = Store(store.root)
-    assert [path.name for path in folder.iterdir()] == [
-        path.name for path in folder.glob("sha256-*") if path.stat().st_size == 0
-    ]
+    # What has holes is gone; what can be gone on with is not, nor what is under way, though by this very process.
+    assert ingests(store) == [b"a ", b"a la"]
     assert read(again, blob) == b"stored"
-    # What is under way is not touched, though it is this process's own.
-    mine.append([CONTENT])
-    mine.commit()
+    finish(mine)
     assert read(again, digest_of(CONTENT)) == CONTENT
-    assert list(folder.iterdir()) == []
     again.close()
+
+
+def test_a_broken_fill_goes_on_after_a_restart(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    begin(store, CONTENT[:3]).keep()
+    store.close()
+    store = Store(tmp_path)
+    ingest = store.ingest(digest_of(CONTENT), ORIGIN)
+    assert (ingest.kept, ingest.offset) == (3, 0)
+    finish(ingest)
+    assert read(store, digest_of(CONTENT)) == CONTENT
+    assert ingests(store) == []
+    store.close()
+
+
+def test_nobody_goes_on_with_what_another_registry_sent(store: Store) -> None:
+    begin(store, b"evil", origin="evil.example").keep()
+    ingest = store.ingest(digest_of(CONTENT), ORIGIN)
+    assert ingest.kept == 0
+    finish(ingest)
+    assert read(store, digest_of(CONTENT)) == CONTENT
+    assert store.ingest(digest_of(CONTENT), "evil.example").kept == 4
+
+
+def test_the_same_blob_twice_at_once(tmp_path: Path) -> None:
+    # A change of the settings makes a second store, while the first one's fills go on.
+    stores = [Store(tmp_path), Store(tmp_path)]
+    begun = [begin(store, CONTENT[:2]) for store in stores * 3]
+    begun[2].keep()
+    begun[3].abort()
+    assert len(ingests(stores[0])) == 4
+    for ingest in (begun[4], begun[0], begun[1], begun[5]):
+        finish(ingest)
+        assert read(stores[0], digest_of(CONTENT)) == CONTENT
+    assert ingests(stores[0]) == []
+    for store in stores:
+        store.close()
 
 
 FILL = """
@@ -231,11 +292,11 @@ from pathlib import Path
 from addon.registry.digest import Digest
 from addon.store.disk import Store
 store = Store(Path(sys.argv[1]))
-ingest = store.ingest(Digest.parse(sys.argv[2]))
-ingest.append([b"a "])
+ingest = store.ingest(Digest.parse(sys.argv[2]), "registry-1.docker.io")
+ingest.write(0, [b"a "])
 print("ready", flush=True)
 sys.stdin.readline()
-ingest.append([b"layer"])
+ingest.write(2, [b"layer"])
 ingest.verify(7)
 ingest.commit()
 store.close()
@@ -245,8 +306,10 @@ store.close()
 def test_processes_share_a_store(tmp_path: Path) -> None:
     digest = digest_of(CONTENT)
     command = [sys.executable, "-c", FILL, str(tmp_path), str(digest)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes) as first, subprocess.Popen(command, **pipes) as second:
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as second,
+    ):
         for process in (first, second):
             assert process.stdout
             assert process.stdout.readline() == b"ready\n"
@@ -257,20 +320,8 @@ def test_processes_share_a_store(tmp_path: Path) -> None:
             process.communicate(b"\n")
             assert process.returncode == 0
             assert read(store, digest) == CONTENT
+    assert ingests(store) == []
     store.close()
-
-
-def test_the_same_blob_twice_at_once_in_one_process(tmp_path: Path) -> None:
-    # A change of the settings makes a second store, while the first one's fills go on.
-    stores = [Store(tmp_path), Store(tmp_path)]
-    digest = digest_of(CONTENT)
-    ingests = [store.ingest(digest) for store in stores * 3]
-    for ingest in ingests:
-        ingest.append([CONTENT])
-        ingest.commit()
-    assert read(stores[0], digest) == CONTENT
-    for store in stores:
-        store.close()
 
 
 def test_threads_share_a_store(store: Store) -> None:

@@ -1,0 +1,484 @@
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from addon import settings
+from addon.main import OPTIONS
+from addon.settings import (
+    DOCKER_HUB,
+    REGISTRIES,
+    Access,
+    Auth,
+    ConfigError,
+    ConfigFile,
+    Ping,
+    Registry,
+    Settings,
+    authority,
+    check_file,
+    parse_registries,
+    read_file,
+)
+
+SHIPPED = Path(__file__).parent.parent / "mitm-config.yaml"
+TYPES = {"registry_hosts": Sequence[str], "registry_store": str, "registry_max_fills": int, "registry_flag": bool}
+
+
+def parse(**changes: Any) -> Settings:
+    usual = {
+        "hosts": ["ghcr.io"],
+        "store": "/srv/store",
+        "max_size": 1,
+        "access": "check",
+        "docker_config": "",
+        "max_fills": 1,
+        "fill_connections": 1,
+        "registries": {},
+    }
+    return settings.parse(**{**usual, **changes})
+
+
+# Hosts.
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host", "port", "name"),
+    [
+        ("https", "ghcr.io", 443, "ghcr.io"),
+        ("http", "ghcr.io", 80, "ghcr.io"),
+        ("https", "ghcr.io", 80, "ghcr.io:80"),
+        ("http", "ghcr.io", 443, "ghcr.io:443"),
+        ("https", "registry.example", 5000, "registry.example:5000"),
+        ("https", "GHCR.io.", 443, "ghcr.io"),
+        ("https", "10.0.0.1", 5000, "10.0.0.1:5000"),
+        ("https", "::1", 443, "[::1]"),
+        ("https", "[::1]", 5000, "[::1]:5000"),
+        ("https", "2001:DB8::1", 5000, "[2001:db8::1]:5000"),
+        ("ftp", "ghcr.io", 443, "ghcr.io:443"),
+    ],
+)
+def test_the_name_of_an_address(scheme: str, host: str, port: int, name: str) -> None:
+    assert authority(scheme, host, port) == name
+
+
+@pytest.mark.parametrize(
+    ("configured", "scheme", "host", "port"),
+    [
+        ("ghcr.io", "https", "ghcr.io", 443),
+        ("ghcr.io", "http", "ghcr.io", 80),
+        ("GHCR.io", "https", "ghcr.io", 443),
+        ("ghcr.io", "https", "GHCR.io.", 443),
+        ("ghcr.io:443", "https", "ghcr.io", 443),
+        ("ghcr.io:80", "http", "ghcr.io", 80),
+        ("localhost", "http", "localhost", 80),
+        ("localhost:5000", "http", "localhost", 5000),
+        ("localhost:5000", "https", "localhost", 5000),
+        ("localhost:05000", "https", "localhost", 5000),
+        ("10.0.0.1:5000", "https", "10.0.0.1", 5000),
+        ("[::1]", "https", "::1", 443),
+        ("[::1]:5000", "https", "::1", 5000),
+        ("[2001:DB8::1]:5000", "https", "2001:db8::1", 5000),
+        ("a-b.c-d.example:65535", "https", "a-b.c-d.example", 65535),
+        # What image references call Docker Hub is not what its registry is called.
+        ("docker.io", "https", "registry-1.docker.io", 443),
+    ],
+)
+def test_a_configured_host_is_known_at_its_address(configured: str, scheme: str, host: str, port: int) -> None:
+    by_hosts = parse(hosts=[configured]).registry(scheme, host, port)
+    assert by_hosts is not None
+    by_registries = parse(hosts=[], registries=parse_registries({configured: {}})).registry(scheme, host, port)
+    assert by_registries == by_hosts
+    assert by_hosts.host == authority("https", host, 443 if port == 80 else port)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host", "port"),
+    [
+        ("https", "ghcr.io", 5000),
+        ("https", "ghcr.io", 80),
+        ("https", "pkg.ghcr.io", 443),
+        ("https", "ghcr.io.example", 443),
+        ("https", "localhost", 443),
+        ("https", "auth.docker.io", 443),
+        ("ftp", "ghcr.io", 443),
+    ],
+)
+def test_other_addresses_are_of_no_concern(scheme: str, host: str, port: int) -> None:
+    assert parse(hosts=["ghcr.io", "localhost:5000", "docker.io"]).registry(scheme, host, port) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        " ",
+        "https://ghcr.io",
+        "ghcr.io/",
+        "ghcr.io/library",
+        "ghcr.io:",
+        "ghcr.io:port",
+        "ghcr.io:0",
+        "ghcr.io:65536",
+        "ghcr.io:443443",
+        "ghcr.io:-1",
+        "ghcr.io:5000:5000",
+        ":5000",
+        "-ghcr.io",
+        "ghcr.io.",
+        ".ghcr.io",
+        "*.ghcr.io",
+        "gh cr.io",
+        "ghcr.io\n",
+        "user@ghcr.io",
+        "ghcr_io",
+        "ghcr.ïo",
+        "::1",
+        "[::1",
+        "[]",
+        "[ghcr.io]",
+        5000,
+        None,
+        True,
+        ["ghcr.io"],
+    ],
+)
+def test_what_is_no_host(host: object) -> None:
+    where: list[tuple[str, Any]] = [
+        ("registry_hosts", lambda: parse(hosts=[host])),
+        ("registries.ghcr.io.realms", lambda: parse_registries({"ghcr.io": {"realms": ["ghcr.io", host]}})),
+    ]
+    if not isinstance(host, list):
+        where.append((f"registries.{host}", lambda: parse_registries({host: {}})))
+    for key, work in where:
+        with pytest.raises(ConfigError, match="is no host and no host:port") as refused:
+            work()
+        assert str(refused.value).startswith(f"{key}: ")
+        assert ".".join(refused.value.keys) == key
+
+
+@given(st.text() | st.text("ab1.-:[]/@"), st.sampled_from(["https", "http"]))
+def test_any_host_is_known_or_refused(text: str, scheme: str) -> None:
+    try:
+        (name,) = parse(hosts=[text]).registries
+    except ConfigError:
+        return
+    # What is taken can be met: there is an address that has this name.
+    host, _, port = name.rpartition(":") if re.search(r":[0-9]+$", name) else (name, "", "")
+    assert authority(scheme, host, int(port or {"https": 443, "http": 80}[scheme])) == name or int(port) in (80, 443)
+    assert name.isascii()
+    assert name == name.lower()
+
+
+# Options.
+
+
+def test_each_known_registry_has_its_ways() -> None:
+    found = parse(hosts=settings.DEFAULT_HOSTS)
+    assert set(found.registries) == set(settings.DEFAULT_HOSTS)
+    assert found.registries["registry-1.docker.io"] == DOCKER_HUB
+    assert (DOCKER_HUB.auth, DOCKER_HUB.realms) == (Auth.INJECT, ("auth.docker.io",))
+    assert found.registries["ghcr.io"] == Registry("ghcr.io", Auth.PASSTHROUGH, Ping.UPSTREAM, (), None)
+
+
+def test_a_registry_with_settings_of_its_own_needs_no_second_mention() -> None:
+    ghcr = Registry("ghcr.io", auth=Auth.INJECT)
+    found = parse(hosts=["quay.io", "ghcr.io"], registries={"ghcr.io": ghcr, "gcr.io": Registry("gcr.io")})
+    assert found.registries == {"quay.io": Registry("quay.io"), "ghcr.io": ghcr, "gcr.io": Registry("gcr.io")}
+
+
+@pytest.mark.parametrize("hosts", [["ghcr.io", "GHCR.IO", "ghcr.io:443"], []])
+def test_a_host_may_be_named_twice_or_none_at_all(hosts: list[str]) -> None:
+    assert list(parse(hosts=hosts).registries) == ["ghcr.io"][: len(hosts)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "key"),
+    [
+        ({"max_size": None}, "registry_store_max_size is to be a size such as 50g", "registry_store_max_size"),
+        ({"max_size": 0}, "such as 50g", "registry_store_max_size"),
+        ({"max_size": -1}, "such as 50g", "registry_store_max_size"),
+        ({"access": "off"}, "registry_access is 'off', but is to be one of check, trust", "registry_access"),
+        ({"access": ""}, "one of check, trust", "registry_access"),
+        ({"max_fills": 0}, "registry_max_fills is 0, but is to be 1 or more", "registry_max_fills"),
+        ({"fill_connections": -1}, "is -1, but is to be 1 or more", "registry_fill_connections"),
+        ({"store": "~nobody-of-that-name/store"}, "a home folder that is not known", "registry_store"),
+        ({"docker_config": "~nobody-of-that-name/x"}, "a home folder that is not known", "registry_docker_config"),
+    ],
+)
+def test_values_that_mean_nothing(changes: dict[str, object], message: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=message) as refused:
+        parse(**changes)
+    assert refused.value.keys == (key,)
+    assert key in str(refused.value)
+
+
+def test_values_that_mean_something() -> None:
+    found = parse(max_size=5, access="trust", max_fills=3, fill_connections=2)
+    assert (found.max_size, found.access, found.max_fills, found.fill_connections) == (5, Access.TRUST, 3, 2)
+
+
+def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/alice")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/alice")
+    assert parse(store="/srv/store").store == Path("/srv/store")
+    assert parse(store="~/store").store == Path("/home/alice/store")
+    assert parse(store="").store == Path("/var/cache/alice/pulltap")
+    # By the specification, a relative path there counts for nothing.
+    for value in ("", "cache"):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert parse(store="").store == Path("/home/alice/.cache/pulltap")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert parse(store="").store == Path("/home/alice/.cache/pulltap")
+
+
+def test_whose_credentials_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/alice")
+    own = Registry("ghcr.io", credentials=Path("/own.json"))
+    found = parse(hosts=["quay.io"], docker_config="~/config.json", registries={"ghcr.io": own})
+    assert found.docker_config == Path("/home/alice/config.json")
+    assert found.registries["quay.io"].credentials == found.docker_config
+    assert found.registries["ghcr.io"].credentials == Path("/own.json")
+    assert parse().registries["ghcr.io"].credentials is None
+    # Where the folder is named, it is the file in it that is meant.
+    assert parse(docker_config=str(tmp_path)).docker_config == tmp_path / "config.json"
+    by_folder = parse_registries({"ghcr.io": {"credentials": str(tmp_path)}})
+    assert by_folder["ghcr.io"].credentials == tmp_path / "config.json"
+
+
+# The mapping of registries.
+
+
+def test_all_that_can_be_said_about_a_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/alice")
+    entry = {"auth": "inject", "ping": "local", "realms": ["Auth.GHCR.io", "x:5001"], "credentials": "~/config.json"}
+    assert parse_registries({"GHCR.io:443": entry, "quay.io": {}}) == {
+        "ghcr.io": Registry(
+            "ghcr.io", Auth.INJECT, Ping.LOCAL, ("auth.ghcr.io", "x:5001"), Path("/home/alice/config.json")
+        ),
+        "quay.io": Registry("quay.io"),
+    }
+
+
+@pytest.mark.parametrize("name", ["registry-1.docker.io", "Registry-1.Docker.IO:443", "docker.io"])
+def test_the_hub_keeps_what_is_not_said_otherwise(name: str) -> None:
+    assert parse_registries({name: {"ping": "local"}}) == {DOCKER_HUB.host: replace(DOCKER_HUB, ping=Ping.LOCAL)}
+    assert parse_registries({name: {"auth": "passthrough", "realms": []}}) == {
+        DOCKER_HUB.host: Registry(DOCKER_HUB.host)
+    }
+
+
+@pytest.mark.parametrize(
+    ("nested", "message", "keys"),
+    [
+        (None, "registries is to be a mapping from a registry's host", ()),
+        ([], "registries is to be a mapping", ()),
+        ("ghcr.io", "registries is to be a mapping", ()),
+        ({"ghcr.io": None}, "registries.ghcr.io is to be a mapping", ("ghcr.io",)),
+        ({"ghcr.io": "inject"}, "registries.ghcr.io is to be a mapping", ("ghcr.io",)),
+        ({"GHCR.io": {}, "ghcr.io:443": {}}, "registries.ghcr.io:443 stands for ghcr.io", ("ghcr.io:443",)),
+        ({"docker.io": {}, "registry-1.docker.io": {}}, "stands for registry-1", ("registry-1.docker.io",)),
+        ({"ghcr.io": {"auth": "injekt"}}, "auth is 'injekt', but is to be one of inject, pass", ("ghcr.io", "auth")),
+        ({"ghcr.io": {"auth": None}}, "registries.ghcr.io.auth is None, but", ("ghcr.io", "auth")),
+        ({"ghcr.io": {"auth": ["inject"]}}, r"auth is \['inject'\], but", ("ghcr.io", "auth")),
+        ({"ghcr.io": {"ping": False}}, "ping is False, but is to be one of upstream, local", ("ghcr.io", "ping")),
+        ({"ghcr.io": {"realms": "ghcr.io"}}, "realms is to be a list of hosts", ("ghcr.io", "realms")),
+        ({"ghcr.io": {"credentials": 5}}, "is to be the path of a Docker config.json", ("ghcr.io", "credentials")),
+        ({"ghcr.io": {"credentials": ""}}, "is to be the path of a Docker config.json", ("ghcr.io", "credentials")),
+        ({"ghcr.io": {"credentials": "~nobody-of-that-name/x"}}, "not known", ("ghcr.io", "credentials")),
+        ({"ghcr.io": {"realm": ["x"]}}, "io.realm; did you mean realms", ("ghcr.io", "realm")),
+        ({"ghcr.io": {"x": 1}}, "io.x; known are auth, credentials, ping, realms", ("ghcr.io", "x")),
+        ({"ghcr.io": {5: 1}}, "unknown key registries.ghcr.io.5; known are", ("ghcr.io", "5")),
+    ],
+)
+def test_what_cannot_be_said(nested: object, message: str, keys: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=message) as refused:
+        parse_registries(nested)
+    assert refused.value.keys == (REGISTRIES, *keys)
+
+
+@pytest.mark.parametrize(
+    ("place", "known", "sentence"),
+    [
+        (["registry_host"], ["registry_hosts"], "unknown key registry_host; did you mean registry_hosts?"),
+        (["registry_xyz"], ["b", "a"], "unknown key registry_xyz; known are a, b"),
+        (["a", "b", "pings"], ["ping"], "unknown key a.b.pings; did you mean ping?"),
+    ],
+)
+def test_the_sentence_about_an_unknown_key(place: list[str], known: list[str], sentence: str) -> None:
+    assert settings.unknown(place, known) == sentence
+
+
+# The file.
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "config.yaml"
+
+
+def checked(path: Path, text: str) -> list[str]:
+    path.write_text(text)
+    return [str(fault) for fault in check_file(read_file(path), TYPES)]
+
+
+def test_a_file_in_which_nothing_is_wrong(path: Path) -> None:
+    text = """
+listen_port: 3128
+http2: false
+registry_hosts: [ghcr.io]
+registry_store: /srv/store
+registry_max_fills: 3
+registry_flag: true
+registries:
+  ghcr.io:
+    auth: inject
+"""
+    assert checked(path, text) == []
+    file = read_file(path)
+    assert file.values["registry_max_fills"] == 3
+    assert file.values[REGISTRIES] == {"ghcr.io": {"auth": "inject"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("registry_host: [x]", 1, "unknown key registry_host; did you mean registry_hosts?"),
+        (
+            "\n# x\n\nregistry_qqqqqqqqqqqqqq: 1",
+            4,
+            "registry_qqqqqqqqqqqqqq; known are registry_flag, registry_hosts, ",
+        ),
+        ("registry_store: 5", 1, "registry_store is 5, but is to be a string"),
+        ("registry_store:", 1, "registry_store is None, but is to be a string"),
+        ("a: 1\nregistry_store: [x]", 2, "registry_store is ['x'], but is to be a string"),
+        ("registry_max_fills: '5'", 1, "registry_max_fills is '5', but is to be a whole number"),
+        ("registry_max_fills: 5.5", 1, "registry_max_fills is 5.5, but is to be a whole number"),
+        ("registry_max_fills: true", 1, "registry_max_fills is True, but is to be a whole number"),
+        ("registry_flag: 1", 1, "registry_flag is 1, but is to be true or false"),
+        ("registry_hosts: ghcr.io", 1, "registry_hosts is 'ghcr.io', but is to be a list of strings"),
+        ("registry_hosts: [ghcr.io, 5]", 1, "registry_hosts is ['ghcr.io', 5], but is to be a list of strings"),
+        ("registry_hosts: {ghcr.io: 1}", 1, "registry_hosts is {'ghcr.io': 1}, but is to be a list of strings"),
+        ("registries:", 1, "registries is to be a mapping"),
+        ("registries:\n  ghcr.io:\n    auth: inject\n  quay.io:", 4, "registries.quay.io is to be a mapping"),
+        ("registries:\n  g_cr.io: {}", 2, "registries.g_cr.io: 'g_cr.io' is no host and no host:port"),
+        ("registries:\n  5000: {}", 2, "registries.5000: 5000 is no host and no host:port"),
+        ("registries:\n  ghcr.io:\n    auth: x", 3, "registries.ghcr.io.auth is 'x', but is to be one of"),
+        ("registries:\n  ghcr.io:\n    auth: inject\n    png: x", 4, "ghcr.io.png; did you mean ping?"),
+        ("registries:\n  ghcr.io:\n    realms:\n    - a\n    - b_c", 3, "registries.ghcr.io.realms: 'b_c' is no host"),
+        # A key that came by a reference has no line of its own: that of the nearest key above it has to do.
+        ("x: &x {pings: local}\nregistries:\n  ghcr.io:\n    <<: *x", 3, "ghcr.io.pings; did you mean ping?"),
+    ],
+)
+def test_a_fault_is_told_with_its_line(path: Path, text: str, line: int, message: str) -> None:
+    (fault,) = checked(path, text)
+    assert fault.startswith(f"{path.resolve()}:{line}: ")
+    assert message in fault
+
+
+def test_all_faults_are_told_at_once(path: Path) -> None:
+    path.write_text("registry_store: 1\nregistry_hosts: 2\nregistry_x: 3\nregistries: 4\n")
+    faults = check_file(read_file(path), TYPES)
+    assert [(fault.line, fault.key) for fault in faults] == [
+        (1, "registry_store"),
+        (2, "registry_hosts"),
+        (3, "registry_x"),
+        (4, REGISTRIES),
+    ]
+    assert {fault.path for fault in faults} == {path.resolve()}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", "# nothing\n", "--- \n", "- a\n- b\n", "text", "5: 6\n", "other: registry_x"]
+)
+def test_files_without_anything_of_ours(path: Path, text: str) -> None:
+    assert checked(path, text) == []
+
+
+def test_a_file_that_is_not_there_is_empty(path: Path) -> None:
+    assert read_file(path) == ConfigFile(path.resolve(), {}, {})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a: [",
+        b"a: b: c",
+        b"\ta: b",
+        b"a: &x *x",
+        b"a: !!python/object:x y",
+        b"? [a]\n: b",
+        b"a: 2026-99-99",
+        b"\xff",
+        b"\0",
+    ],
+)
+def test_a_file_that_is_no_yaml(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=str(path.resolve())):
+        read_file(path)
+
+
+def test_a_file_that_cannot_be_read(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(ConfigError, match=r"config\.yaml: Is a directory"):
+        read_file(path)
+
+
+@given(st.text() | st.text("ab: -[]{}&*!'\"\n#\t0123|>?%@"))
+def test_any_file_is_read_or_refused(text: str) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        try:
+            file = read_file(path)
+        except ConfigError:
+            return
+    check_file(file, TYPES)
+    assert all(line > 0 for line in file.lines.values())
+
+
+def test_the_link_is_followed_to_the_file_that_people_edit(path: Path, tmp_path: Path) -> None:
+    edited = tmp_path / "mitm-config.yaml"
+    edited.write_text("registry_x: 1")
+    path.symlink_to(edited)
+    (fault,) = check_file(read_file(path), TYPES)
+    assert str(fault).startswith(f"{edited.resolve()}:1: ")
+
+
+def test_places(path: Path) -> None:
+    path.write_text("a: 1\nb:\n  c: {d: 2}\n")
+    file = read_file(path)
+    assert file.line(["b", "c", "d"]) == 3
+    assert file.line(["b", "x", "y"]) == 2
+    assert file.line(["x"]) == 1
+    assert file.place(["b", "c"]) == f"{path.resolve()}:3: "
+    # What stands in no file was set by --set, or in the console.
+    assert file.place(["x"]) == file.place([]) == ""
+
+
+# The file that comes with Pulltap.
+
+
+def test_the_shipped_file_shows_what_could_be_said(path: Path) -> None:
+    lines = []
+    example = False
+    for line in SHIPPED.read_text().splitlines():
+        # An example begins with a key of ours, and goes on as long as it is indented.
+        example = bool(re.match(r"# registr(y_\w+|ies):", line)) or (example and line.startswith("#   "))
+        lines.append(line.removeprefix("# ") if example else line)
+    path.write_text("\n".join(lines))
+    file = read_file(path)
+    types = {name: kind for name, (kind, _, _) in OPTIONS.items()}
+    assert check_file(file, types) == check_file(read_file(SHIPPED), types) == []
+    assert {key for key in file.values if key.startswith("regist")} == {*OPTIONS, REGISTRIES}
+    for name, (_, default, _) in OPTIONS.items():
+        assert file.values[name] == default or default == ""
+    for key in ("auth", "ping", "realms", "credentials"):
+        assert f"\n#   {key} " in SHIPPED.read_text()
