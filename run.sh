@@ -197,7 +197,8 @@ proxy() { # mitmdump|mitmproxy|mitmweb [ARGS]
   settings
   link_config
   environment requirements.txt
-  exec "$venv/bin/$tool" --set "confdir=$PULLTAP_HOME" -s "$root/addon/main.py" "$@"
+  exec "$venv/bin/python" -P -m addon.ui.launch "$tool" "$PULLTAP_CONFIG" \
+    --set "confdir=$PULLTAP_HOME" -s "$root/addon/main.py" "$@"
 }
 
 check() { # [PYTEST ARGS]

@@ -119,14 +119,16 @@ class Pulltap:
             docker_config=options.registry_docker_config,
             max_fills=options.registry_max_fills,
             fill_connections=options.registry_fill_connections,
-            registries=settings.parse_registries(self._file.values.get(settings.REGISTRIES) or {}),
+            registries=settings.parse_registries(self._file.values.get(settings.REGISTRIES)),
         )
 
     def running(self) -> None:
         """Refuse what nobody knows, now that all addons have declared their options; then say where things are."""
         known = {*ctx.options.keys(), settings.REGISTRIES}
         for key in ctx.options.deferred:
-            if key not in known:
+            if key.partition(".")[0] == settings.REGISTRIES and key not in self._file.values:
+                self._refuse(f"{key}: {settings.REGISTRIES} is set in the config file, and nowhere else")
+            elif key not in known:
                 self._refuse(f"{self._file.place((key,))}{settings.unknown([key], known)}")
         if self._parts is not None and self._usable:
             announce(self._parts.settings)

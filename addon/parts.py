@@ -38,8 +38,8 @@ class Parts:
         self.grants = Grants(Tokens(TokenService(self.upstream).fetch, clock), clock)
         self.verdicts = Verdicts(clock)
         self.fills = Fills(self.store, most=settings.max_fills, connections=settings.fill_connections)
-        self.sizes: LRUCache[Digest, int] = LRUCache(_DESCRIPTORS)
-        """Lengths in bytes, out of the descriptors of manifests that passed."""
+        self.sizes: LRUCache[tuple[str, str, Digest], int] = LRUCache(_DESCRIPTORS)
+        """Lengths in bytes of a registry's repository's blobs, out of the descriptors of manifests that passed."""
         self.under_way: WeakKeyDictionary[http.HTTPFlow, tuple[Target, Grant]] = WeakKeyDictionary()
         """The registry requests that go upstream as flows of their clients, and what they carry."""
         self._refused: TTLCache[tuple[str, str], bool] = TTLCache(_MOST_REFUSED, _REFUSED_SECONDS, timer=clock)

@@ -18,6 +18,7 @@ from addon.registry.digest import Digest
 from addon.registry.routes import Kind
 from addon.settings import Ping
 from addon.transfer import answers
+from addon.transfer.stream import TUNNEL
 from addon.transfer.target import Target, connecting_to, recognise, to_the_proxy
 from addon.transfer.upstream import COLLECTED, UpstreamError
 
@@ -39,6 +40,11 @@ class Passthrough:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        """Tunnel what is for no registry, whatever it speaks (mitmproxy's hook for CONNECT)."""
+        if self._parts.settings.registry("https", flow.request.host, flow.request.port) is None:
+            flow.metadata[TUNNEL] = True
 
     def tls_clienthello(self, hello: tls.ClientHelloData) -> None:
         """Tunnel what is for no registry: it is never decrypted."""
@@ -155,7 +161,8 @@ class Passthrough:
         if named and route.kind is Kind.MANIFEST and response.status_code == 200:
             self._parts.verdicts.record(target.identity, route.repository, grant.credential)
             if flow.request.method == "GET" and response.raw_content:
-                self._parts.sizes.update(descriptors(response.raw_content))
+                found = descriptors(response.raw_content).items()
+                self._parts.sizes.update(((target.identity, route.repository, digest), size) for digest, size in found)
 
 
 def descriptors(manifest: bytes) -> dict[Digest, int]:

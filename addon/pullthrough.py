@@ -135,7 +135,7 @@ class Pullthrough:
         parts, repository = self._parts, target.route.repository
         wanted = Wanted(target.identity, repository, digest, grant.credential)
         source = self._source(flow, target, grant)
-        outcome = await parts.fills.start(wanted, source, parts.sizes.get(digest))
+        outcome = await parts.fills.start(wanted, source, parts.sizes.get((target.identity, repository, digest)))
         if isinstance(outcome, Refused):
             parts.note_refusal(flow, target, source.grant, outcome.response)
             return outcome

@@ -157,6 +157,9 @@ def parse_registries(nested: object) -> dict[str, Registry]:
     Raises:
         ConfigError: a key is unknown or a value means nothing.
     """
+    if nested is None:
+        # All its entries are commented out.
+        return {}
     if not isinstance(nested, dict):
         raise ConfigError(f"{REGISTRIES} is to be a mapping from a registry's host to its settings", REGISTRIES)
     registries: dict[str, Registry] = {}
@@ -218,7 +221,10 @@ def _count(number: int, key: str) -> int:
 def _docker_config(text: str, *place: str) -> Path:
     """The ``config.json`` itself, where its folder is named, as in Docker's own ``DOCKER_CONFIG``."""
     path = _path(text, *place)
-    return path / "config.json" if path.is_dir() else path
+    path = path / "config.json" if path.is_dir() else path
+    if not path.exists():
+        raise ConfigError(f"{'.'.join(place)}: there is no {path}; docker login makes one", *place)
+    return path
 
 
 def _path(text: str, *place: str) -> Path:
@@ -253,7 +259,7 @@ class ConfigFile:
     """The file as read for its lines: what each top-level key holds, and where it stands."""
 
     path: Path
-    values: Mapping[str, object]
+    values: Mapping[Any, object]
     lines: Mapping[tuple[str, ...], int]
 
     def line(self, keys: Sequence[str]) -> int:

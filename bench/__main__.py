@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import hits, misses
+from bench import hits, memory, misses, pulls, scale
 from bench.programs import Failed, Missing
 from bench.stage import QUICK, Sizes, Stage
 from bench.table import Row, markdown
@@ -20,9 +20,13 @@ MEASURES: dict[str, Callable[[Stage], list[Row]]] = {
     "crowd": hits.crowd,
     "small": hits.small,
     "new-connection": hits.new_connection,
+    "pull": pulls.pull,
     "miss": misses.miss,
     "first-byte": misses.first_byte,
     "collapse": misses.collapse,
+    "memory": memory.memory,
+    "slow-disk": memory.slow_disk,
+    "store": scale.scale,
 }
 
 

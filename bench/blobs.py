@@ -43,7 +43,7 @@ class Blobs:
         """A blob of so many bytes; the same for the same seed."""
         key = (size, seed)
         if key not in self._made:
-            source = random.Random(f"{seed}/{size}")  # noqa: S311: noise
+            source = random.Random(f"{seed}/{size}")  # noqa: S311 (noise, no secret)
             hasher = hashlib.sha256()
             fresh = self._place / "fresh"
             with fresh.open("wb") as file:

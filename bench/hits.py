@@ -30,7 +30,7 @@ def crowd(stage: Stage) -> list[Row]:
     sizes = stage.sizes
     name = f"hit, {sizes.crowd} clients at once"
     rate = Row(name, "MB/s", Goal(0.9, at_least=True), 1e-6, more_is_better=True)
-    fair = Row(f"{name}, slowest over median", "×", Goal(2.0, alone=True))
+    fair = Row(f"{name}, slowest over median", "x", Goal(2.0, alone=True))
     blobs = stage.blobs.blobs(4, sizes.middle)
     sides = stage.sides([rate, fair], *CACHES)
     stage.warm(sides, blobs)

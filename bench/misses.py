@@ -52,7 +52,7 @@ def first_byte(stage: Stage) -> list[Row]:
 
 def collapse(stage: Stage) -> list[Row]:
     """50 clients at once, one blob that is not there: what upstream sends."""
-    row = Row("50 clients at once, cold: bytes sent by upstream", "× the blob", Goal(1.0, alone=True))
+    row = Row("50 clients at once, cold: bytes sent by upstream", "times the blob", Goal(1.0, alone=True))
     row.beside = ("nginx",)
     blob = stage.blobs.blob(stage.sizes.joined, seed=1)
 
@@ -64,5 +64,3 @@ def collapse(stage: Stage) -> list[Row]:
 
     stage.in_turns(stage.sides([row], "nginx"), sample)
     return [row]
-
-

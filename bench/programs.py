@@ -71,9 +71,7 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None, timeout: f
 class Program:
     """A program in the background, in a session of its own."""
 
-    def __init__(
-        self, command: Sequence[str], env: Mapping[str, str], log: Path, ready: Callable[[], bool]
-    ) -> None:
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path, ready: Callable[[], bool]) -> None:
         """Start it, and wait until it is ready.
 
         Raises:
@@ -111,7 +109,7 @@ class Program:
         return sum(_status(pid, "VmRSS") for pid in _family(self.pid))
 
     def stop(self) -> None:
-        """End it and all its children."""
+        """End it and all its children; does nothing once ended."""
         for signum in (signal.SIGTERM, signal.SIGKILL):
             if not self._signal(signum):
                 break

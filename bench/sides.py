@@ -4,6 +4,7 @@ import http.client
 import os
 import ssl
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,16 +22,19 @@ _QUIET = ("connection_strategy", "http2", "termlog_verbosity", "flow_detail")
 
 
 class Ground:
-    """What all sides stand on: a folder, the blobs, a certificate for localhost and who signed it."""
+    """What all sides stand on: a folder, the blobs, and who signs certificates."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.blobs = Blobs(folder)
-        authority = Authority(folder / "certificates")
-        authority.server_context("localhost")
-        self.ca = authority.pem
-        self.certificate = authority.folder / "localhost.pem"
+        self._authority = Authority(folder / "certificates")
+        self.ca = self._authority.pem
         self._sides = 0
+
+    def certificate_for(self, name: str) -> Path:
+        """A certificate and its key, in one file."""
+        self._authority.server_context(name)
+        return self._authority.folder / f"{name}.pem"
 
     def make_folder(self, name: str) -> Path:
         """A fresh folder for a side."""
@@ -45,7 +49,7 @@ class Ground:
         places = {
             "FOLDER": folder,
             "PORT": port,
-            "CERTIFICATE": self.certificate,
+            "CERTIFICATE": self.certificate_for("localhost"),
             "AUTHORITY": self.ca,
             "CONTENT": self.blobs.content,
             "USER": "root" if os.geteuid() == 0 else "nobody",
@@ -91,7 +95,8 @@ class Origin(Side):
         self.program = _nginx(ground, "origin.nginx.conf", folder, port)
 
     def sent(self) -> int:
-        """Bytes of blobs that it has sent since it was last asked."""
+        """Bytes of blobs that it has sent since it was last asked; a request is logged a little after its end."""
+        time.sleep(0.3)
         lines = self._log.read_text().splitlines()
         fresh, self._read = lines[self._read :], len(lines)
         return sum(int(line.split()[2]) for line in fresh if "/blobs/" in line)
@@ -124,12 +129,13 @@ class Distribution(Side):
 
     name = "distribution"
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, folder: Path | None = None, name: str = "localhost") -> None:
+        """Start it; in a `folder` there may be a storage already, and `name` is what its certificate says."""
         program = need("docker-registry")
         port = free_port()
-        self.folder = ground.make_folder("distribution")
+        self.folder = folder or ground.make_folder("distribution")
         self.where = Where(port, ground.ca)
-        config = ground.fill_in("registry.yml", self.folder, port)
+        config = ground.fill_in("registry.yml", self.folder, port, CERTIFICATE=ground.certificate_for(name))
         command = [program, "serve", str(config)]
         self.program = Program(command, environment(self.folder), self.folder / "log", lambda: listens(port))
 
@@ -146,10 +152,11 @@ class _Mitmproxy(Side):
         self,
         ground: Ground,
         folder: Path,
+        origin: Origin,
+        *,
         options: Mapping[str, object],
         args: Sequence[str],
         env: Mapping[str, str],
-        origin: Origin,
         expected: str = "",
     ) -> None:
         proxy = free_port()
@@ -174,7 +181,8 @@ class Bare(_Mitmproxy):
     def __init__(self, ground: Ground, origin: Origin, body: Blob) -> None:
         options = {key: value for key, value in shipped().items() if key in _QUIET}
         args = ["-s", str(_CONFIG / "bare.py")]
-        super().__init__(ground, ground.make_folder("bare"), options, args, {"BENCH_BODY": str(body.file)}, origin)
+        env = {"BENCH_BODY": str(body.file)}
+        super().__init__(ground, ground.make_folder("bare"), origin, options=options, args=args, env=env)
 
 
 class Pulltap(_Mitmproxy):
@@ -202,7 +210,7 @@ class Pulltap(_Mitmproxy):
         }
         env = {"PYTHONPATH": str(tree), **(env or {})}
         args = ["-s", str(tree / "addon/main.py"), *args]
-        super().__init__(ground, folder, options, args, env, origin, "pulltap; hit")
+        super().__init__(ground, folder, origin, options=options, args=args, env=env, expected="pulltap; hit")
 
     def _ready(self, proxy: int) -> Callable[[], bool]:
         return lambda: _healthy(proxy)

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,7 +13,7 @@ from typing import Self
 from bench.blobs import Blob, Blobs
 from bench.load import Load
 from bench.programs import Missing
-from bench.sides import Bare, Distribution, Ground, Nginx, Origin, Pulltap, Side
+from bench.sides import ROOT, Bare, Distribution, Ground, Nginx, Origin, Pulltap, Side
 from bench.table import Row
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -97,9 +98,9 @@ class Stage:
 
     def pulltaps(self) -> list[Side]:
         """Pulltap as it stands here, and each other checkout that is to be compared with it."""
-        sides = [self._side("pulltap", lambda: Pulltap(self.ground, self.origin))]
-        for tree in self._trees:
-            sides.append(self._side(str(tree), lambda tree=tree: Pulltap(self.ground, self.origin, tree)))  # type: ignore[misc]
+        sides = [
+            self._side(str(tree), partial(Pulltap, self.ground, self.origin, tree)) for tree in (ROOT, *self._trees)
+        ]
         return [side for side in sides if isinstance(side, Side)]
 
     def sides(self, rows: Sequence[Row], *peers: str) -> list[Side]:

@@ -29,7 +29,9 @@ class Goal:
             return ours
         if best is None:
             return None
-        return ours - best if self.plus else ours / best
+        if self.plus:
+            return ours - best
+        return ours / best if best else None
 
     def met(self, figure: float) -> bool:
         """Whether the figure is good enough."""
@@ -39,7 +41,7 @@ class Goal:
         sign = "≥" if self.at_least else "≤"
         if self.alone or self.plus:
             return f"{sign} {'+' if self.plus else ''}{self.bound * self.factor:.6g}"
-        return f"{sign} {self.bound:g} ×"
+        return f"{sign} {self.bound:g} x"
 
 
 @dataclass
@@ -91,9 +93,9 @@ class Row:
         """A side's median with its spread."""
         samples = [sample * self.factor for sample in self.samples.get(side, ())]
         if not samples:
-            return "–"
+            return "-"
         text = _number(statistics.median(samples))
-        return f"{text} ({_number(min(samples))}–{_number(max(samples))})" if len(samples) > 1 else text
+        return f"{text} ({_number(min(samples))} … {_number(max(samples))})" if len(samples) > 1 else text
 
     def as_json(self) -> dict[str, object]:
         """For ``--json``."""
@@ -123,7 +125,7 @@ def markdown(rows: Sequence[Row]) -> str:
         peers = [f"{side} {row.shown(side)}" for side in row.samples if side != OURS]
         peers += [f"{name}: missing" for name in row.missing]
         verdict = {True: "met", False: "**not met**", None: ""}[row.met]
-        cells = [f"{row.name}, {row.unit}", row.shown(OURS), " · ".join(peers) or "–", _figure(row)]
+        cells = [f"{row.name}, {row.unit}", row.shown(OURS), " · ".join(peers) or "-", _figure(row)]
         lines.append(f"| {' | '.join([*cells, str(row.goal or ''), verdict])} |")
     notes = [f"- {row.name}: {row.note}" for row in rows if row.note]
     return "\n".join([*lines, "", *notes]) if notes else "\n".join(lines)
@@ -136,4 +138,4 @@ def _figure(row: Row) -> str:
         return ""
     if row.goal.plus:
         return f"{row.figure * row.factor:+.1f}"
-    return f"{row.figure:.2f} ×"
+    return f"{row.figure:.2f} x"

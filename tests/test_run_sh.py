@@ -36,6 +36,10 @@ case "$*" in
     for tool in mitmdump mitmproxy mitmweb mypy pytest ruff; do
       cp "$TOOL" "${0%/*}/$tool"
     done ;;
+  "-P -m addon.ui.launch "*)
+    tool=$4
+    shift 5
+    exec "${0%/*}/$tool" "$@" ;;
 esac
 """
 TOOL = """#!/bin/sh
@@ -413,7 +417,8 @@ def test_only_the_first_start_builds(checkout: Checkout) -> None:
     second = checkout.run()
     assert second.stdout == first.stdout
     assert second.stderr == ""
-    assert checkout.calls() == before
+    (call,) = checkout.calls()[len(before) :]
+    assert call.startswith("-P -m addon.ui.launch mitmdump ")
 
 
 def test_uv_is_used_where_it_runs(checkout: Checkout) -> None:

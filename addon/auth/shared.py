@@ -17,12 +17,6 @@ class Shared[K, V]:
         task = self._asked.get(key)
         if task is None:
             task = self._asked[key] = asyncio.create_task(self._ask(key))
-            task.add_done_callback(lambda task: self._over(key, task))
+            task.add_done_callback(lambda _: self._asked.pop(key))
         # One who stops waiting must not take the answer away from the others.
         return await asyncio.shield(task)
-
-    def _over(self, key: K, task: asyncio.Task[V]) -> None:
-        del self._asked[key]
-        if not task.cancelled():
-            # Seen, whether or not somebody still waits for it.
-            task.exception()

@@ -346,11 +346,8 @@ class Fill:
 
     async def _leave(self, error: Exception | None) -> None:
         """Leave what there is to the next attempt, unless it is known to be bad."""
-        try:
-            if not isinstance(error, DigestMismatch):
-                await self._call(self._ingest.keep)
-        except OSError as e:
-            logger.warning("blob %s: what there is cannot be kept: %s", self.digest.short, e)
+        if not isinstance(error, DigestMismatch):
+            await self._call(let_go, self._ingest)
 
     def drop(self) -> None:
         """Give up before `run`; what an earlier attempt left stays for the next."""
@@ -512,7 +509,7 @@ def let_go(ingest: Ingest) -> None:
     try:
         ingest.keep()
     except OSError as e:
-        logger.warning("blob %s: what there is cannot be kept: %s", ingest.digest.short, e)
+        logger.warning("blob %s: what there is cannot be kept: %s", ingest.digest.short, e.strerror)
         ingest.abort()
 
 

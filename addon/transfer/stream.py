@@ -6,6 +6,7 @@ place that leans on its internals:
 - `StreamLayers` turns, in the ``next_layer`` hook, each ``HttpLayer`` that mitmproxy chose into a `BlobHttpLayer`,
   whose streams are `BlobHttpStream`, and each ``ClientTLSLayer`` into a `BulkTLSLayer`;
 - an addon that answers a request attaches a `Body` to its response with `attach`;
+- a CONNECT whose flow an addon marked with `TUNNEL` becomes a tunnel at once: no byte of it is waited for or looked at;
 - `BlobHttpStream.send_response` sends the headers, then turns of up to `TURN` pieces. Between two turns it blocks on a
   hook of our own, ``registry_turn``, whose handler waits until the client has taken what was written, and until there
   is more to send. That is the back-pressure: what lies in memory for one client is one turn.
@@ -30,7 +31,7 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import connection, ctx, flow, http
 from mitmproxy.proxy import commands, events, layer
-from mitmproxy.proxy.layers import ClientTLSLayer
+from mitmproxy.proxy.layers import ClientTLSLayer, TCPLayer
 from mitmproxy.proxy.layers.http import (
     DropStream,
     ErrorCode,
@@ -52,6 +53,9 @@ TURN = 4
 """Pieces between two waits for the client: enough to keep its socket busy, little enough to hold."""
 # One piece, and what TLS adds to its records of 16 KiB.
 _ENCRYPTED = PIECE + PIECE // 16
+
+TUNNEL = "pulltap_tunnel"
+"""The key in a CONNECT flow's metadata that marks a tunnel into which nobody looks."""
 
 _bodies: WeakKeyDictionary[http.Response, Body] = WeakKeyDictionary()
 
@@ -137,6 +141,16 @@ class BlobHttpStream(HttpStream):
         self.flow.live = False
         self.client_state = self.server_state = self.state_errored
         yield DropStream(self.stream_id)
+
+    def handle_connect_regular(self) -> layer.CommandGenerator[None]:
+        """See `HttpStream.handle_connect_regular`: the client wants a tunnel, and mitmproxy would look into it."""
+        if not self.flow.metadata.get(TUNNEL) or self.flow.response:
+            yield from super().handle_connect_regular()  # type: ignore[no-untyped-call]
+            return
+        if error := (yield commands.OpenConnection(self.context.server)):
+            self.flow.response = http.Response.make(502, f"pulltap: cannot reach {self.flow.request.host}: {error}\n")
+        self.child_layer = TCPLayer(self.context, ignore=True)
+        yield from self.handle_connect_finish()  # type: ignore[no-untyped-call]
 
 
 class BlobHttpLayer(HttpLayer):

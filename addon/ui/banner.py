@@ -1,5 +1,6 @@
 """What a start says: where things are, and what to do next."""
 
+import ipaddress
 import logging
 
 from mitmproxy import ctx
@@ -18,8 +19,9 @@ _SAMPLE = "https://registry-1.docker.io/v2/library/alpine/tags/list"
 def announce(settings: Settings) -> None:
     """Log where the proxy listens, where the store is, which CA a client must trust, and what to type next."""
     servers = ctx.master.addons.get("proxyserver").servers
-    listening = [human.format_address(address) for server in servers for address in server.listen_addrs]
-    proxy = f"http://{listening[0] if listening else '127.0.0.1:3128'}"
+    addresses = [address for server in servers for address in server.listen_addrs]
+    listening = sorted({human.format_address(address) for address in addresses})
+    proxy = f"http://{_reachable(*addresses[0][:2]) if addresses else '127.0.0.1:3128'}"
     lines = [
         f"Pulltap {__version__}",
         f"  listens on   {', '.join(listening) or 'nothing'}",
@@ -31,3 +33,10 @@ def announce(settings: Settings) -> None:
     if settings.access is Access.TRUST:
         lines.append("  access       registry_access is trust: every client is given every stored blob")
     logger.log(ALERT, "%s", "\n".join(lines))
+
+
+def _reachable(host: str, port: int) -> str:
+    """An address at which this machine finds what listens there; one that means "any" is reached at the loopback's."""
+    if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
+        host = "127.0.0.1"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -165,7 +165,9 @@ async def test_a_broken_entry_is_an_error_that_tells_no_secret(files: Files, aut
 
 
 async def test_an_empty_entry_hides_no_other(files: Files) -> None:
-    config = files.write({"auths": {"https://ghcr.io": {}, "ghcr.io": {"auth": encoded("alice", "secret")}}})
+    config = files.write(
+        {"auths": {"https://ghcr.io": {}, "https://ghcr.io/v1/": {"auth": encoded("alice", "secret")}}}
+    )
     assert await config.find("ghcr.io") == Credential("alice", "secret")
 
 

@@ -58,7 +58,18 @@ FAILS = {
     "a misspelt option of mitmproxy": Fails(
         "listen_prot: 3128\n", ("FILE:4: unknown key listen_prot; did you mean listen_port?",)
     ),
-    "no YAML": Fails("registry_hosts: [ghcr.io\nregistry_access: check\n", ("config.yaml: ", "line 5")),
+    "a string for a number of mitmproxy's": Fails(
+        "listen_port: any\n", ("FILE:4: listen_port is 'any', but is to be",)
+    ),
+    "a string for a switch of mitmproxy's": Fails("http2: maybe\n", ("FILE:4: http2 is 'maybe', but is to be true",)),
+    "a number for a key": Fails("5: 6\n", ("FILE:4: 5 is no option's name",)),
+    "no YAML": Fails("registry_hosts: [ghcr.io\nregistry_access: check\n", ("FILE: ", "line 5")),
+    "a Docker config that is not there": Fails(
+        "registry_docker_config: FOLDER/none.json\n", ("FILE:4: registry_docker_config: there is no FOLDER/none.json",)
+    ),
+    "a registry on the command line": Fails(
+        "", ("registries is set in the config file, and nowhere else",), ("--set", "registries.ghcr.io.auth=inject")
+    ),
     "a store below a file": Fails(
         "registry_store: FILE/store\n",
         ("FILE:4: cannot use FILE/store as store: Not a directory", "name another folder in registry_store"),
@@ -95,7 +106,7 @@ def start(folder: Path, case: Fails) -> Start:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=60,
         check=False,
     )
     return Start(folder, done.returncode, done.stdout + done.stderr, time.monotonic() - begun)

@@ -61,7 +61,7 @@ def _names_as_at_first(proxy: Pulltap) -> Iterator[None]:
 @pytest.fixture
 def alice(hub: Hub) -> tuple[str, str]:
     """The header of somebody who may push, pull and delete in PUSHED."""
-    hub.small.reference  # noqa: B018 -- there is something to mount
+    assert hub.small.layers  # there is something to mount
     hub.add_account("alice", "wonderland", PUSHED)
     hub.push_blob(PUSHED, b"so that the repository is there")
     scopes = [f"repository:{PUSHED}:pull,push,delete", "repository:library/small:pull"]

@@ -336,6 +336,7 @@ def test_a_cdn_that_cannot_be_had(blob: Blob, failure: str) -> None:
         ("http://production.cloudfront.docker.com/blob", "redirects to http://production.cloudfront.docker.com"),
         ("ftp://production.cloudfront.docker.com/blob", "redirects to ftp://production.cloudfront.docker.com"),
         ("https://host:port/", "redirects to an address that is none"),
+        ("https://[::1/", "redirects to an address that is none"),
         (f"/v2/{REPOSITORY}/blobs/again", "redirects more than"),
     ],
 )

@@ -1,0 +1,61 @@
+"""Starts mitmdump, mitmproxy or mitmweb; what is wrong in the config file is named with its line.
+
+mitmproxy reads its file before it loads any addon, and answers a value of the wrong type with a traceback. Only who
+stands around it can say it better.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from mitmproxy.tools import main as tools
+
+from addon.settings import ConfigError, ConfigFile, read_file
+
+_TYPE = re.compile(r"Expected (?P<kind>.+) for (?P<option>\w+), but got (?P<got>.+)\.")
+_NAMES = {"<class 'int'>": "a whole number", "<class 'bool'>": "true or false", "<class 'str'>": "a string"}
+
+
+def main(arguments: list[str]) -> int:
+    """Run one of mitmproxy's tools.
+
+    Args:
+        arguments: the tool's name, the path of the config file, and the tool's own arguments.
+
+    Returns:
+        The exit status.
+    """
+    tool, config, *rest = arguments
+    try:
+        file = read_file(Path(config))
+    except ConfigError as e:
+        return _refuse(str(e))
+    if strange := next((key for key in file.values if not isinstance(key, str)), None):
+        return _refuse(f"{file.path}:{file.line([str(strange)])}: {strange!r} is no option's name")
+    run = {"mitmdump": tools.mitmdump, "mitmproxy": tools.mitmproxy, "mitmweb": tools.mitmweb}[tool]
+    sys.argv = [tool, *rest]
+    try:
+        run(rest)
+    except TypeError as e:
+        if message := _mistyped(file, str(e)):
+            return _refuse(message)
+        raise
+    return 0
+
+
+def _mistyped(file: ConfigFile, error: str) -> str:
+    found = _TYPE.fullmatch(error)
+    if found is None or found["option"] not in file.values:
+        return ""
+    option = found["option"]
+    kind = _NAMES.get(found["kind"], found["kind"].replace("typing.", "").replace("collections.abc.", ""))
+    return f"{file.place([option])}{option} is {file.values[option]!r}, but is to be {kind}"
+
+
+def _refuse(message: str) -> int:
+    sys.stderr.write(f"{message}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,484 @@
+"""Which fills are under way: who shares one, who asks for himself, and who waits for his turn."""
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from mitmproxy import http
+from mitmproxy.addons import comment
+from mitmproxy.test import taddons
+
+from addon.auth.tokens import TokenUnavailable
+from addon.registry.digest import Digest
+from addon.store.disk import Store
+from addon.store.ingest import Ingest
+from addon.transfer import fill as fill_module
+from addon.transfer import fills as module
+from addon.transfer.fill import Fill, GrowingBody, State
+from addon.transfer.fills import FairLimit, Fills, Joined, NotStorable, Refused, Wanted, progress
+from addon.transfer.upstream import UpstreamError
+
+from ..doubles import BOUND, FakeSource, Question, digest_of, mitmproxy_with
+
+REGISTRY = "registry.example"
+CONTENT = bytes(range(256)) * 40
+DIGEST = digest_of(CONTENT)
+SIZED = {"Content_Length": str(len(CONTENT))}
+
+
+def wanted(credential: str = "anonymous", repository: str = "library/alpine", digest: Digest = DIGEST) -> Wanted:
+    return Wanted(REGISTRY, repository, digest, credential)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No attempt is waited for, and progress is shown all the time."""
+    monkeypatch.setattr(fill_module, "_FIRST_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(module, "_PROGRESS_SECONDS", 0.001)
+
+
+@pytest.fixture
+async def store(tidy: None, tmp_path: Path) -> AsyncIterator[Store]:
+    store = Store(tmp_path / "store")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+async def mitmproxy() -> AsyncIterator[taddons.context]:
+    with mitmproxy_with() as running:
+        yield running
+
+
+@pytest.fixture
+async def fills(store: Store, mitmproxy: taddons.context) -> AsyncIterator[Fills]:
+    fills = Fills(store, most=4, connections=1)
+    yield fills
+    await fills.close()
+
+
+def starting(
+    fills: Fills, source: FakeSource, wanted: Wanted, size: int | None = None
+) -> asyncio.Task[Joined | Refused]:
+    return asyncio.create_task(fills.start(wanted, source, size))
+
+
+async def joined(starting: asyncio.Task[Joined | Refused]) -> Joined:
+    outcome = await asyncio.wait_for(starting, BOUND)
+    assert isinstance(outcome, Joined)
+    return outcome
+
+
+async def settled(fills: Fills) -> None:
+    """Wait until no fill is under way."""
+    async with asyncio.timeout(BOUND):
+        while fills._running:
+            await asyncio.wait(fills._running)
+            await asyncio.sleep(0)
+
+
+async def read(body: GrowingBody) -> bytes:
+    content = bytearray()
+    async with asyncio.timeout(BOUND):
+        while not body.ended:
+            content += (piece := body.read())
+            if not piece:
+                await body.wait()
+    body.close()
+    return bytes(content)
+
+
+def ingests(store: Store) -> list[Path]:
+    return list((store.root / "pulltap" / "ingest").iterdir())
+
+
+async def test_a_fill_ends_in_the_store(fills: Fills, store: Store) -> None:
+    source = FakeSource()
+    start = starting(fills, source, wanted())
+    question = await source.question()
+    assert str(question) == "GET /blob"
+    question.answer(200, CONTENT, **SIZED)
+    one = await joined(start)
+    assert one.started
+    assert fills.active(REGISTRY, DIGEST) is one.fill
+    assert fills.active("other.example", DIGEST) is None
+    assert fills.repositories(REGISTRY, DIGEST) == {"library/alpine"}
+    assert await read(one.fill.body(None)) == CONTENT
+    await settled(fills)
+    assert fills.active(REGISTRY, DIGEST) is None
+    assert fills.repositories(REGISTRY, DIGEST) == ()
+    reader = store.open(DIGEST)
+    assert reader
+    reader.close()
+    assert store.provenance.belongs(REGISTRY, "library/alpine", DIGEST)
+    assert not store.provenance.belongs(REGISTRY, "library/debian", DIGEST)
+
+
+async def test_the_same_credential_shares_one_request(fills: Fills) -> None:
+    sources = [FakeSource() for _ in range(5)]
+    starts = [starting(fills, source, wanted()) for source in sources]
+    question = await sources[0].question()
+    question.begin(200, **SIZED)
+    outcomes = [await joined(start) for start in starts]
+    assert [outcome.started for outcome in outcomes] == [True, False, False, False, False]
+    assert len({id(outcome.fill) for outcome in outcomes}) == 1
+    assert [len(source.asked) for source in sources] == [1, 0, 0, 0, 0]
+    question.send(CONTENT)
+    question.finish()
+    assert await read(outcomes[-1].fill.body(None)) == CONTENT
+
+
+async def test_different_credentials_ask_for_themselves_and_the_loser_joins(fills: Fills, store: Store) -> None:
+    first, second = FakeSource(), FakeSource()
+    one, two = starting(fills, first, wanted("one")), starting(fills, second, wanted("two", "library/debian"))
+    winner, loser = await second.question(), await first.question()
+    winner.begin(200, **SIZED)
+    loser.begin(200, **SIZED)
+    outcomes = await joined(two), await joined(one)
+    assert outcomes[0].fill is outcomes[1].fill
+    assert loser.exchange.aborted
+    assert not winner.exchange.aborted
+    winner.send(CONTENT)
+    winner.finish()
+    await settled(fills)
+    # Upstream gave it in both.
+    assert store.provenance.belongs(REGISTRY, "library/alpine", DIGEST)
+    assert store.provenance.belongs(REGISTRY, "library/debian", DIGEST)
+
+
+async def test_a_refusal_reaches_its_own_credential(fills: Fills) -> None:
+    first, second = FakeSource(), FakeSource()
+    one, two = starting(fills, first, wanted("one")), starting(fills, second, wanted("two"))
+    (await first.question()).answer(401, b"who are you?", WWW_Authenticate="Bearer")
+    refused = await asyncio.wait_for(one, BOUND)
+    assert isinstance(refused, Refused)
+    assert (refused.response.status_code, refused.response.raw_content) == (401, b"who are you?")
+    assert not two.done()
+    (await second.question()).answer(200, CONTENT, **SIZED)
+    assert await read((await joined(two)).fill.body(None)) == CONTENT
+
+
+async def test_a_refusal_reaches_all_who_shared_the_request(fills: Fills, store: Store) -> None:
+    source = FakeSource()
+    starts = [starting(fills, source, wanted()) for _ in range(3)]
+    (await source.question()).answer(404, b"unknown")
+    assert [type(await start) for start in starts] == [Refused] * 3
+    assert not ingests(store)
+    again = starting(fills, source, wanted())
+    (await source.question(1)).answer(200, CONTENT, **SIZED)
+    assert (await joined(again)).started
+
+
+@pytest.mark.parametrize("error", [UpstreamError("no route to host", 502), TokenUnavailable("limited", 429)])
+async def test_an_error_reaches_all_who_shared_the_request(fills: Fills, store: Store, error: Exception) -> None:
+    source = FakeSource()
+    starts = [starting(fills, source, wanted()) for _ in range(3)]
+    (await source.question()).answered.set_exception(error)
+    for start in starts:
+        with pytest.raises(type(error)):
+            await start
+    assert not ingests(store)
+
+
+async def test_one_who_leaves_does_not_take_the_fill_along(fills: Fills, store: Store) -> None:
+    source = FakeSource()
+    first, second = starting(fills, source, wanted()), starting(fills, source, wanted())
+    question = await source.question()
+    first.cancel()
+    second.cancel()
+    await asyncio.wait([first, second])
+    question.answer(200, CONTENT, **SIZED)
+    third = await joined(starting(fills, source, wanted()))
+    assert not third.started
+    await settled(fills)
+    assert not ingests(store)
+
+
+async def test_who_comes_while_it_is_filled_follows(fills: Fills) -> None:
+    source = FakeSource()
+    one = starting(fills, source, wanted())
+    question = await source.question()
+    question.begin(200, **SIZED)
+    fill = (await joined(one)).fill
+    late = await joined(starting(fills, FakeSource(), wanted("another")))
+    assert (late.fill, late.started) == (fill, True)
+    question.send(CONTENT)
+    question.finish()
+    assert await read(late.fill.body(None)) == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "why"),
+    [
+        (200, {"Content_Encoding": "gzip"}, "upstream sent the blob gzip-encoded"),
+        (206, {"Content_Range": "bytes 5-9/10"}, "upstream answered with bytes 5-9/10 of another blob"),
+        (206, {}, "upstream answered a range without saying which"),
+    ],
+)
+async def test_what_is_not_the_blob_is_not_stored(
+    fills: Fills, store: Store, status: int, headers: dict[str, str], why: str
+) -> None:
+    source = FakeSource()
+    start = starting(fills, source, wanted())
+    question = await source.question()
+    question.begin(status, b"", **headers)
+    question.send(b"something else")
+    with pytest.raises(NotStorable, match=why):
+        await start
+    assert question.exchange.aborted
+    assert not ingests(store)
+    assert fills.active(REGISTRY, DIGEST) is None
+
+
+@pytest.mark.parametrize("coding", ["identity", "IDENTITY", ""])
+async def test_no_coding_is_none(fills: Fills, coding: str) -> None:
+    source = FakeSource()
+    start = starting(fills, source, wanted())
+    (await source.question()).answer(200, CONTENT, **SIZED, Content_Encoding=coding)
+    assert await read((await joined(start)).fill.body(None)) == CONTENT
+
+
+def full(*_: object) -> Ingest:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def test_a_store_that_takes_nothing(fills: Fills, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "ingest", full)
+    with pytest.raises(NotStorable, match=f"blob {DIGEST.short} cannot be stored: No space left on device"):
+        await fills.start(wanted(), FakeSource(), None)
+
+
+async def test_no_file_that_can_be_opened_leaves_no_ingest(
+    fills: Fills, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def many(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "dup", many)
+        with pytest.raises(NotStorable, match="Too many open files"):
+            await fills.start(wanted(), FakeSource(), None)
+    assert not ingests(store)
+    source = FakeSource()
+    start = starting(fills, source, wanted())
+    (await source.question()).answer(200, CONTENT, **SIZED)
+    assert await read((await joined(start)).fill.body(None)) == CONTENT
+
+
+async def test_a_disk_that_fails_before_the_fill_began(
+    fills: Fills, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await left_behind(fills, CONTENT + b"more")
+    monkeypatch.setattr(Ingest, "go_on_from", full)
+    with pytest.raises(NotStorable, match="No space left on device"):
+        await fills.start(wanted(), FakeSource(), len(CONTENT))
+    source = FakeSource()
+    start = starting(fills, source, wanted())
+    question = await source.question()
+    question.begin(200, **SIZED)
+    with pytest.raises(NotStorable, match="No space left on device"):
+        await start
+    assert question.exchange.aborted
+
+
+# Attempts after one that broke.
+
+
+async def left_behind(fills: Fills, content: bytes) -> None:
+    source = FakeSource()
+    start = starting(fills, source, wanted())
+    question = await source.question()
+    question.begin(200)
+    question.send(content)
+    question.finish("cut")
+    fill = (await joined(start)).fill
+    await settled(fills)
+    assert fill.state is State.BROKEN
+
+
+async def test_an_attempt_goes_on_behind_the_one_before(fills: Fills, store: Store) -> None:
+    await left_behind(fills, CONTENT[:1000])
+    source = FakeSource()
+    start = starting(fills, source, wanted())
+    question = await source.question()
+    assert str(question) == "GET /blob 1000-"
+    question.answer(206, CONTENT[1000:], Content_Range=f"bytes 1000-{len(CONTENT) - 1}/{len(CONTENT)}")
+    assert await read((await joined(start)).fill.body(None)) == CONTENT
+    await settled(fills)
+    assert not ingests(store)
+
+
+async def test_a_refused_attempt_leaves_the_one_before(fills: Fills) -> None:
+    await left_behind(fills, CONTENT[:1000])
+    source = FakeSource()
+    start = starting(fills, source, wanted())
+    (await source.question()).answer(401)
+    assert isinstance(await start, Refused)
+    start = starting(fills, source, wanted())
+    assert str(await source.question(1)) == "GET /blob 1000-"
+    start.cancel()
+
+
+async def test_what_is_longer_than_the_blob_is_dropped(fills: Fills) -> None:
+    await left_behind(fills, CONTENT + b"more")
+    source = FakeSource()
+    start = starting(fills, source, wanted())
+    question = await source.question()
+    assert str(question) == f"GET /blob {len(CONTENT) + 4}-"
+    question.answer(416)
+    again = await source.question(1)
+    assert str(again) == "GET /blob"
+    again.answer(200, CONTENT, **SIZED)
+    assert await read((await joined(start)).fill.body(None)) == CONTENT
+
+
+async def test_a_bad_blob_is_not_served_to_the_next(fills: Fills) -> None:
+    source = FakeSource()
+    start = starting(fills, source, wanted())
+    (await source.question()).answer(200, CONTENT[::-1], **SIZED)
+    await joined(start)
+    await settled(fills)
+    start = starting(fills, source, wanted())
+    again = await source.question(1)
+    assert str(again) == "GET /blob"
+    again.answer(200, CONTENT, **SIZED)
+    outcome = await joined(start)
+    assert outcome.started
+    assert await read(outcome.fill.body(None)) == CONTENT
+
+
+# The end.
+
+
+async def test_closing_breaks_what_is_under_way(store: Store, mitmproxy: taddons.context) -> None:
+    fills = Fills(store, most=2, connections=1)
+    filling, asking, waiting = FakeSource(), FakeSource(), FakeSource()
+    one = starting(fills, filling, wanted())
+    question = await filling.question()
+    question.begin(200, **SIZED)
+    question.send(CONTENT[:1000])
+    fill = (await joined(one)).fill
+    async with asyncio.timeout(BOUND):
+        while fill.received < 1000:
+            await fill.change()
+    two = starting(fills, asking, wanted(digest=digest_of(b"two")))
+    await asking.question()
+    three = starting(fills, waiting, wanted(digest=digest_of(b"three")))
+    await asyncio.sleep(0)
+    await asyncio.wait_for(fills.close(), BOUND)
+    assert fill.state is State.BROKEN
+    assert question.exchange.aborted
+    assert fills.active(REGISTRY, DIGEST) is None
+    for task in (two, three):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert not waiting.asked
+    (rest,) = ingests(store)
+    assert rest.read_bytes() == CONTENT[:1000]
+
+
+async def test_closing_when_nothing_is_under_way(store: Store) -> None:
+    await Fills(store, most=1, connections=1).close()
+
+
+# Turns.
+
+
+async def test_only_so_many_fills_run_at_once(store: Store, mitmproxy: taddons.context) -> None:
+    fills = Fills(store, most=1, connections=1)
+    contents = [b"one", b"two", b"three"]
+    sources = [FakeSource() for _ in contents]
+    starts = [
+        starting(fills, source, wanted(digest=digest_of(content)))
+        for source, content in zip(sources, contents, strict=True)
+    ]
+    for number, (source, content) in enumerate(zip(sources, contents, strict=True)):
+        question = await source.question()
+        assert [len(source.asked) for source in sources] == [1] * (number + 1) + [0] * (2 - number)
+        if number == 1:
+            # One that is refused gives its place back as well.
+            question.answer(404)
+            assert isinstance(await starts[number], Refused)
+        else:
+            question.answer(200, content)
+            await joined(starts[number])
+    await fills.close()
+
+
+async def test_turns_go_by_repository() -> None:
+    limit, order = FairLimit(1), list[str]()
+    await limit.acquire("first")
+
+    async def come(name: str, key: str) -> None:
+        async with limit.turn(key):
+            order.append(name)
+
+    waiting = [asyncio.create_task(come(f"a{n}", "a")) for n in range(4)]
+    waiting += [asyncio.create_task(come(f"b{n}", "b")) for n in range(2)]
+    waiting.append(asyncio.create_task(come("c0", "c")))
+    await asyncio.sleep(0)
+    assert not order
+    limit.release()
+    await asyncio.wait_for(asyncio.gather(*waiting), BOUND)
+    assert order == ["a0", "b0", "c0", "a1", "b1", "a2", "a3"]
+
+
+async def test_who_gives_up_waiting_takes_no_place() -> None:
+    limit = FairLimit(1)
+    await limit.acquire("a")
+    waiting = [asyncio.create_task(limit.acquire("a")) for _ in range(4)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.wait([waiting[0]])
+    limit.release()
+    # This one was given its place, and leaves before it knows.
+    waiting[1].cancel()
+    await asyncio.wait([waiting[1]])
+    assert waiting[1].cancelled()
+    await asyncio.wait_for(waiting[2], BOUND)
+    limit.release()
+    await asyncio.wait_for(waiting[3], BOUND)
+    limit.release()
+    await asyncio.wait_for(limit.acquire("a"), BOUND)
+
+
+# What people see.
+
+
+async def test_flows_tell_how_far_the_fill_is(fills: Fills, mitmproxy: taddons.context) -> None:
+    seen = asyncio.Event()
+    comments: list[str] = []
+
+    class Watch:
+        def update(self, flows: list[http.HTTPFlow]) -> None:
+            comments.extend(flow.comment for flow in flows)
+            if any("10k of 10k" in comment for comment in comments):
+                seen.set()
+
+    mitmproxy.master.addons.add(Watch(), comment.Comment())
+    source = FakeSource()
+    start = starting(fills, source, wanted())
+    question = await source.question()
+    question.begin(200, **SIZED)
+    body = (await joined(start)).fill.body(None)
+    question.send(CONTENT)
+    await asyncio.wait_for(seen.wait(), BOUND)
+    assert comments[-1].startswith(f"pulltap: fill {DIGEST.short}: 10k of 10k, ")
+    assert comments[-1].endswith("/s, 1 waiting")
+    question.finish()
+    assert await read(body) == CONTENT
+
+
+async def test_progress_of_a_blob_of_unknown_size(fills: Fills) -> None:
+    source = FakeSource()
+    start = starting(fills, source, wanted())
+    question: Question = await source.question()
+    question.begin(200)
+    fill: Fill = (await joined(start)).fill
+    assert progress(fill).startswith(f"{DIGEST.short}: 0b of ?, 0b/s, 0 waiting")
+    question.send(CONTENT)
+    question.finish()
+    await settled(fills)
