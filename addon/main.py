@@ -15,6 +15,7 @@ from addon.passthrough import Passthrough
 from addon.pullthrough import Pullthrough
 from addon.settings import ConfigError, ConfigFile
 from addon.store.errors import StoreError
+from addon.transfer.dispatch import Dispatch
 from addon.transfer.stream import StreamLayers
 from addon.ui.banner import announce
 from addon.ui.pages import Pages
@@ -69,6 +70,7 @@ class Pulltap:
     def __init__(self) -> None:
         self.addons: list[object] = []
         self._parts: Parts | None = None
+        self._dispatch: Dispatch | None = None
         self._file = ConfigFile(Path(), {}, {})
         self._usable = True
 
@@ -94,7 +96,11 @@ class Pulltap:
         if not self._usable or not updated.intersection(OPTIONS):
             return
         try:
-            parts = Parts(self._settings())
+            wanted = self._settings()
+            if self._parts is not None and wanted == self._parts.settings:
+                # A bad value was refused: mitmproxy announces the old one again, and what is under way goes on.
+                return
+            parts = Parts(wanted)
         except (ConfigError, StoreError) as e:
             if self._parts is not None:
                 raise exceptions.OptionsError(str(e)) from e
@@ -104,6 +110,10 @@ class Pulltap:
         # Fills under way end in the old parts, which their flows hold; nothing new starts there.
         self._parts = parts
         self.addons = [StreamLayers(), Pages(parts), Passthrough(parts), Pullthrough(parts)]
+        if self._dispatch is None:
+            self._dispatch = Dispatch(ctx.master.addons)
+            self._dispatch.install()
+        self._dispatch.forget()
 
     def _settings(self) -> settings.Settings:
         options = ctx.options
@@ -140,6 +150,8 @@ class Pulltap:
 
     async def done(self) -> None:
         """Break the fills and close the store (mitmproxy's hook for the end)."""
+        if self._dispatch is not None:
+            self._dispatch.uninstall()
         if self._parts is not None:
             await self._parts.close()
 

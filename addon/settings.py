@@ -287,6 +287,9 @@ def read_file(path: Path) -> ConfigFile:
         values = yaml.safe_load(text)
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from None
+    except yaml.MarkedYAMLError as e:
+        line = f":{e.problem_mark.line + 1}" if e.problem_mark else ""
+        raise ConfigError(f"{path}{line}: this is not YAML: {e.problem or e.context}") from None
     except (yaml.YAMLError, ValueError) as e:
         raise ConfigError(f"{path}: {e}") from None
     return ConfigFile(path, values if isinstance(values, dict) else {}, dict(_lines(root, ())))

@@ -18,8 +18,10 @@ class Where:
     port: int
     ca: Path
     proxy: int | None = None
-    expected: str = ""
-    """What each answer's head is to hold."""
+    hit: str = ""
+    """What the head of each answer out of the cache holds."""
+    miss: str = ""
+    """The same, for an answer from upstream."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Load:
         fresh: bool = False,
         slow: int = 0,
         slow_rate: int = 0,
-        hit: bool = True,
+        hit: bool | None = True,
     ) -> Outcome:
         """Put the load on a side; see load.c.
 
@@ -103,16 +105,17 @@ class Load:
             fresh: a new connection for each request.
             slow: how many of the clients are slow.
             slow_rate: bytes per second of each slow one.
-            hit: whether the answers are to come from the side's cache.
+            hit: whether the answers are to come from the side's cache; None where it does not matter.
 
         Raises:
-            Failed: an answer was not 200, or was cut, or was no hit.
+            Failed: an answer was not 200, or was cut, or did not come from where it was to come from.
         """
         command = [self._program, "-p", str(where.port), "-s", "localhost", "-a", str(where.ca)]
         command += ["-x", str(where.proxy)] if where.proxy else []
         command += ["-c", str(clients), "-n", str(requests), *(["-1"] if fresh else [])]
         command += ["-k", str(slow), "-r", str(slow_rate)] if slow else []
-        command += ["-e", where.expected] if hit and where.expected else []
+        expected = "" if hit is None else where.hit if hit else where.miss
+        command += ["-e", expected] if expected else []
         found = json.loads(run([*command, *paths], {}))
         found["clients"] = [Client(**client) for client in found["clients"]]
         return Outcome(**found)

@@ -23,7 +23,7 @@ def memory(stage: Stage) -> list[Row]:
     pulltap = Pulltap(stage.ground, stage.origin)
     try:
         rate = stage.sizes.slow_rate
-        stage.load(pulltap.where, [blob.path], clients=50, slow=10, slow_rate=rate, hit=False)
+        stage.load(pulltap.where, [blob.path], clients=50, slow=10, slow_rate=rate, hit=None)
         row.add(OURS, pulltap.program.peak())
     finally:
         pulltap.stop()

@@ -36,7 +36,7 @@ def first_byte(stage: Stage) -> list[Row]:
     paths = [blob.path for blob in blobs]
     sides = [*stage.sides([time], "nginx"), stage.origin]
     for side in sides:
-        stage.load(side.where, [stage.small.path], hit=False)
+        stage.load(side.where, [stage.small.path], hit=None)
 
     def sample(side: Side) -> None:
         for blob in blobs:
@@ -59,7 +59,7 @@ def collapse(stage: Stage) -> list[Row]:
     def sample(side: Side) -> None:
         side.forget(blob)
         stage.origin.sent()
-        stage.load(side.where, [blob.path], clients=50, hit=False)
+        stage.load(side.where, [blob.path], clients=50, hit=None)
         row.add(side.name, stage.origin.sent() / blob.size)
 
     stage.in_turns(stage.sides([row], "nginx"), sample)

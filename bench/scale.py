@@ -32,7 +32,7 @@ def scale(stage: Stage) -> list[Row]:
                 side = Pulltap(stage.ground, stage.origin, store=store)
                 stack.callback(side.stop)
                 start.add(name, side.program.start_seconds)
-                stage.load(side.where, [stage.small.path], hit=False)
+                stage.load(side.where, [stage.small.path], hit=None)
                 stage.load(side.where, [stage.small.path], requests=stage.sizes.kept * 3)
                 outcome = stage.load(side.where, [stage.small.path], requests=stage.sizes.kept * 3)
                 time.add(name, statistics.median(outcome.last))

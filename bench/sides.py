@@ -113,7 +113,7 @@ class Nginx(Side):
     def __init__(self, ground: Ground, origin: Origin) -> None:
         port = free_port()
         self._folder = ground.make_folder("nginx")
-        self.where = Where(port, ground.ca, expected="nginx; HIT")
+        self.where = Where(port, ground.ca, hit="nginx; HIT", miss="nginx; MISS")
         self.program = _nginx(ground, "cache.nginx.conf", self._folder, port, ORIGIN=origin.where.port)
 
     def forget(self, blob: Blob) -> None:
@@ -157,17 +157,21 @@ class _Mitmproxy(Side):
         options: Mapping[str, object],
         args: Sequence[str],
         env: Mapping[str, str],
-        expected: str = "",
+        statuses: tuple[str, str] = ("", ""),
     ) -> None:
         proxy = free_port()
         (folder / "config.yaml").write_text(yaml.safe_dump(dict(options)))
-        mitmdump = Path(sys.executable).with_name("mitmdump")
-        command = [str(mitmdump if mitmdump.exists() else need("mitmdump")), "--set", f"confdir={folder}"]
+        command = [*self._start(folder), "--set", f"confdir={folder}"]
         command += ["--listen-host", "127.0.0.1", "-p", str(proxy), *args]
         trust = folder / "trusted.pem"
-        self.where = Where(origin.where.port, trust, proxy, expected)
+        self.where = Where(origin.where.port, trust, proxy, *statuses)
         self.program = Program(command, environment(folder, **env), folder / "log", self._ready(proxy))
         trust.write_bytes(ground.ca.read_bytes() + (folder / "mitmproxy-ca-cert.pem").read_bytes())
+
+    def _start(self, folder: Path) -> list[str]:
+        """The command without its arguments."""
+        beside = Path(sys.executable).with_name("mitmdump")
+        return [str(beside if beside.exists() else need("mitmdump"))]
 
     def _ready(self, proxy: int) -> Callable[[], bool]:
         return lambda: listens(proxy)
@@ -200,6 +204,7 @@ class Pulltap(_Mitmproxy):
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.name = "pulltap" if tree == ROOT else str(tree)
+        self._tree = tree
         folder = ground.make_folder("pulltap")
         self.store = store or folder / "store"
         options = {
@@ -210,7 +215,14 @@ class Pulltap(_Mitmproxy):
         }
         env = {"PYTHONPATH": str(tree), **(env or {})}
         args = ["-s", str(tree / "addon/main.py"), *args]
-        super().__init__(ground, folder, origin, options=options, args=args, env=env, expected="pulltap; hit")
+        statuses = ("pulltap; hit", "pulltap; fwd=miss")
+        super().__init__(ground, folder, origin, options=options, args=args, env=env, statuses=statuses)
+
+    def _start(self, folder: Path) -> list[str]:
+        """As run.sh does it; other checkouts may be older."""
+        if not (self._tree / "addon/ui/launch.py").exists():
+            return super()._start(folder)
+        return [sys.executable, "-P", "-m", "addon.ui.launch", "mitmdump", str(folder / "config.yaml")]
 
     def _ready(self, proxy: int) -> Callable[[], bool]:
         return lambda: _healthy(proxy)

@@ -136,7 +136,7 @@ class Stage:
         for side in sides:
             side.have(blobs)
             for blob in blobs:
-                self.load(side.where, [blob.path], hit=False)
+                self.load(side.where, [blob.path], hit=None)
             os.sync()
             for blob in blobs:
                 self.load(side.where, [blob.path])

@@ -209,6 +209,7 @@ def test_a_host_may_be_named_twice_or_none_at_all(hosts: list[str]) -> None:
         ({"max_fills": 0}, "registry_max_fills is 0, but is to be 1 or more", "registry_max_fills"),
         ({"fill_connections": -1}, "is -1, but is to be 1 or more", "registry_fill_connections"),
         ({"store": "~nobody-of-that-name/store"}, "a home folder that is not known", "registry_store"),
+        ({"docker_config": "/gone.json"}, "there is no /gone.json; docker login makes one", "registry_docker_config"),
         ({"docker_config": "~nobody-of-that-name/x"}, "a home folder that is not known", "registry_docker_config"),
     ],
 )
@@ -239,10 +240,11 @@ def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_whose_credentials_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/alice")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "config.json").touch()
     own = Registry("ghcr.io", credentials=Path("/own.json"))
     found = parse(hosts=["quay.io"], docker_config="~/config.json", registries={"ghcr.io": own})
-    assert found.docker_config == Path("/home/alice/config.json")
+    assert found.docker_config == tmp_path / "config.json"
     assert found.registries["quay.io"].credentials == found.docker_config
     assert found.registries["ghcr.io"].credentials == Path("/own.json")
     assert parse().registries["ghcr.io"].credentials is None
@@ -250,18 +252,24 @@ def test_whose_credentials_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert parse(docker_config=str(tmp_path)).docker_config == tmp_path / "config.json"
     by_folder = parse_registries({"ghcr.io": {"credentials": str(tmp_path)}})
     assert by_folder["ghcr.io"].credentials == tmp_path / "config.json"
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"there is no .*config\.json"):
+        parse(docker_config=str(tmp_path))
 
 
 # The mapping of registries.
 
 
-def test_all_that_can_be_said_about_a_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/alice")
+def test_nothing_said_is_no_mistake() -> None:
+    assert parse_registries(None) == parse_registries({}) == {}
+
+
+def test_all_that_can_be_said_about_a_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "config.json").touch()
     entry = {"auth": "inject", "ping": "local", "realms": ["Auth.GHCR.io", "x:5001"], "credentials": "~/config.json"}
     assert parse_registries({"GHCR.io:443": entry, "quay.io": {}}) == {
-        "ghcr.io": Registry(
-            "ghcr.io", Auth.INJECT, Ping.LOCAL, ("auth.ghcr.io", "x:5001"), Path("/home/alice/config.json")
-        ),
+        "ghcr.io": Registry("ghcr.io", Auth.INJECT, Ping.LOCAL, ("auth.ghcr.io", "x:5001"), tmp_path / "config.json"),
         "quay.io": Registry("quay.io"),
     }
 
@@ -277,8 +285,8 @@ def test_the_hub_keeps_what_is_not_said_otherwise(name: str) -> None:
 @pytest.mark.parametrize(
     ("nested", "message", "keys"),
     [
-        (None, "registries is to be a mapping from a registry's host", ()),
-        ([], "registries is to be a mapping", ()),
+        ([], "registries is to be a mapping from a registry's host", ()),
+        (False, "registries is to be a mapping", ()),
         ("ghcr.io", "registries is to be a mapping", ()),
         ({"ghcr.io": None}, "registries.ghcr.io is to be a mapping", ("ghcr.io",)),
         ({"ghcr.io": "inject"}, "registries.ghcr.io is to be a mapping", ("ghcr.io",)),
@@ -291,6 +299,11 @@ def test_the_hub_keeps_what_is_not_said_otherwise(name: str) -> None:
         ({"ghcr.io": {"realms": "ghcr.io"}}, "realms is to be a list of hosts", ("ghcr.io", "realms")),
         ({"ghcr.io": {"credentials": 5}}, "is to be the path of a Docker config.json", ("ghcr.io", "credentials")),
         ({"ghcr.io": {"credentials": ""}}, "is to be the path of a Docker config.json", ("ghcr.io", "credentials")),
+        (
+            {"ghcr.io": {"credentials": "/gone.json"}},
+            "there is no /gone.json; docker login",
+            ("ghcr.io", "credentials"),
+        ),
         ({"ghcr.io": {"credentials": "~nobody-of-that-name/x"}}, "not known", ("ghcr.io", "credentials")),
         ({"ghcr.io": {"realm": ["x"]}}, "io.realm; did you mean realms", ("ghcr.io", "realm")),
         ({"ghcr.io": {"x": 1}}, "io.x; known are auth, credentials, ping, realms", ("ghcr.io", "x")),
@@ -365,7 +378,7 @@ registries:
         ("registry_hosts: ghcr.io", 1, "registry_hosts is 'ghcr.io', but is to be a list of strings"),
         ("registry_hosts: [ghcr.io, 5]", 1, "registry_hosts is ['ghcr.io', 5], but is to be a list of strings"),
         ("registry_hosts: {ghcr.io: 1}", 1, "registry_hosts is {'ghcr.io': 1}, but is to be a list of strings"),
-        ("registries:", 1, "registries is to be a mapping"),
+        ("registries: []", 1, "registries is to be a mapping"),
         ("registries:\n  ghcr.io:\n    auth: inject\n  quay.io:", 4, "registries.quay.io is to be a mapping"),
         ("registries:\n  g_cr.io: {}", 2, "registries.g_cr.io: 'g_cr.io' is no host and no host:port"),
         ("registries:\n  5000: {}", 2, "registries.5000: 5000 is no host and no host:port"),
@@ -395,7 +408,18 @@ def test_all_faults_are_told_at_once(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "\n", "# nothing\n", "--- \n", "- a\n- b\n", "text", "5: 6\n", "other: registry_x"]
+    "text",
+    [
+        "",
+        "\n",
+        "# nothing\n",
+        "--- \n",
+        "registries:\n# ghcr.io: {}",
+        "- a\n- b\n",
+        "text",
+        "5: 6\n",
+        "other: registry_x",
+    ],
 )
 def test_files_without_anything_of_ours(path: Path, text: str) -> None:
     assert checked(path, text) == []
@@ -466,7 +490,10 @@ def test_places(path: Path) -> None:
 # The file that comes with Pulltap.
 
 
-def test_the_shipped_file_shows_what_could_be_said(path: Path) -> None:
+def test_the_shipped_file_shows_what_could_be_said(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".docker").mkdir()
+    (tmp_path / ".docker" / "config.json").touch()
     lines = []
     example = False
     for line in SHIPPED.read_text().splitlines():

@@ -4,6 +4,8 @@ That is half of the answer to "may this be served here?", and has to outlive a r
 blobs: several processes may write it, and a crash costs nothing that a question to the registry would not bring back.
 """
 
+import fcntl
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -83,6 +85,17 @@ class Provenance:
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    # One process at a time: SQLite does not wait for another one that is switching to WAL, and of two that find the
+    # table damaged, the second would put the first one's new table aside.
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        return _connect_or_renew(path)
+    finally:
+        os.close(folder)
+
+
+def _connect_or_renew(path: Path) -> sqlite3.Connection:
     try:
         return _connect(path)
     except sqlite3.DatabaseError as e:

@@ -449,6 +449,10 @@ class Fill:
         self._bodies.add(body)
         return body
 
+    def left(self, body: "GrowingBody") -> None:
+        """A follower needs no more of it."""
+        self._bodies.discard(body)
+
 
 class GrowingBody:
     """A span of a blob that is being filled."""
@@ -485,6 +489,7 @@ class GrowingBody:
     def close(self) -> None:
         """See `Body.close`."""
         self._reader.close()
+        self._fill.left(self)
 
 
 class Nobody:

@@ -31,7 +31,7 @@ def connecting_to(client: connection.Client, server: connection.Server, sni: str
     if server.address is None:
         return False
     host, port = server.address[0], server.address[1]
-    if isinstance(client.proxy_mode, _REDIRECTED):
+    if _redirected(client):
         host = sni or host
     return settings.registry("https", host, port) is not None
 
@@ -46,24 +46,35 @@ def recognise(flow: http.HTTPFlow, settings: Settings) -> Target | None:
     if route is None:
         return None
     name = authority(request.scheme, host, request.port)
-    identity = name if request.scheme == "https" else f"{request.scheme}://{name}"
+    identity = name
+    if request.scheme != "https":
+        # Nobody has verified the name, so a redirected client could choose who answers to it.
+        identity = f"{request.scheme}://{name}" + (f" at {request.host}" if _redirected(flow.client_conn) else "")
     return Target(registry, identity, route, request.scheme, host, request.port)
 
 
+def _redirected(client: connection.Client) -> bool:
+    return isinstance(client.proxy_mode, _REDIRECTED)
+
+
 def _host(flow: http.HTTPFlow) -> str | None:
-    """The name of the host: redirected traffic has an address for a destination, and names it in SNI and Host."""
-    if not isinstance(flow.client_conn.proxy_mode, _REDIRECTED):
-        return flow.request.host
-    named = flow.request.pretty_host
-    if flow.request.scheme != "https":
-        return named
-    # A request that names another host than the one its TLS is for belongs to neither.
-    return named if named == (flow.client_conn.sni or named) else None
+    """The name of the host: redirected traffic has an address for a destination, and names it in SNI and Host.
+
+    None where one of them names another. Such a request may well be answered, by another host at the same address (a
+    CDN's, for one): that answer proves nothing about this registry, and a token of ours has no business there.
+    """
+    request, client = flow.request, flow.client_conn
+    host = request.pretty_host if _redirected(client) else request.host
+    named = [host, request.pretty_host]
+    # In front of a reverse proxy, TLS names the proxy.
+    if request.scheme == "https" and client.sni and not isinstance(client.proxy_mode, mode_specs.ReverseMode):
+        named.append(client.sni)
+    return host if len({name.lower().rstrip(".").strip("[]") for name in named}) == 1 else None
 
 
 def to_the_proxy(flow: http.HTTPFlow) -> bool:
     """Whether this is a plain request to the proxy's own address."""
-    if flow.request.scheme != "http" or isinstance(flow.client_conn.proxy_mode, _REDIRECTED):
+    if flow.request.scheme != "http" or _redirected(flow.client_conn):
         return False
     own_host, own_port = flow.client_conn.sockname[:2]
     if flow.request.port != own_port:

@@ -3,6 +3,7 @@
 from mitmproxy import connection, http
 
 from addon.auth.tokens import TokenAnswer, TokenQuestion
+from addon.settings import authority
 from addon.transfer.upstream import Upstream, UpstreamError
 
 
@@ -24,6 +25,9 @@ class TokenService:
         except ValueError as e:
             raise OSError(f"its address is none: {e}") from e
         request.headers.update({**headers, **question.headers})
+        request.headers["Host"] = authority(request.scheme, request.host, request.port)
+        if not question.body:
+            del request.headers["Content-Length"]
         client = connection.Client(peername=("pulltap", 0), sockname=("pulltap", 0))
         try:
             response, _ = await self._upstream.ask(request, client, "pulltap: token")

@@ -4,6 +4,7 @@ mitmproxy reads its file before it loads any addon, and answers a value of the w
 stands around it can say it better.
 """
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 from mitmproxy.tools import main as tools
 
 from addon.settings import ConfigError, ConfigFile, read_file
+from addon.ui import ca
 
 _TYPE = re.compile(r"Expected (?P<kind>.+) for (?P<option>\w+), but got (?P<got>.+)\.")
-_NAMES = {"<class 'int'>": "a whole number", "<class 'bool'>": "true or false", "<class 'str'>": "a string"}
+_NAMES = {"int": "a whole number", "bool": "true or false", "str": "a string", "Sequence[str]": "a list of strings"}
 
 
 def main(arguments: list[str]) -> int:
@@ -32,6 +34,13 @@ def main(arguments: list[str]) -> int:
         return _refuse(str(e))
     if strange := next((key for key in file.values if not isinstance(key, str)), None):
         return _refuse(f"{file.path}:{file.line([str(strange)])}: {strange!r} is no option's name")
+    if home := os.environ.get("PULLTAP_HOME"):
+        try:
+            ca.make(Path(home))
+        except OSError as e:
+            return _refuse(f"no CA can be made in {home}: {e.strerror or e}")
+        except ValueError as e:
+            return _refuse(f"{Path(home, ca.FILE)} holds no CA: {e}; with that file away, the next start makes one")
     run = {"mitmdump": tools.mitmdump, "mitmproxy": tools.mitmproxy, "mitmweb": tools.mitmweb}[tool]
     sys.argv = [tool, *rest]
     try:
@@ -48,7 +57,8 @@ def _mistyped(file: ConfigFile, error: str) -> str:
     if found is None or found["option"] not in file.values:
         return ""
     option = found["option"]
-    kind = _NAMES.get(found["kind"], found["kind"].replace("typing.", "").replace("collections.abc.", ""))
+    kind = re.sub(r"<class '(.+)'>|(?:typing\.)?Optional\[(.+)\]|(?:typing|collections\.abc)\.", r"\1\2", found["kind"])
+    kind = _NAMES.get(kind, kind)
     return f"{file.place([option])}{option} is {file.values[option]!r}, but is to be {kind}"
 
 

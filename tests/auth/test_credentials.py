@@ -360,7 +360,7 @@ async def test_a_helper_that_hangs_is_ended_with_all_that_it_started(
     reading = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
     os.set_blocking(reading, True)
     files.helper("store", f'exec 3>"{alive}"\n{script}')
-    monkeypatch.setattr(credentials, "_HELPER_SECONDS", 0.5)
+    monkeypatch.setattr(credentials, "_HELPER_SECONDS", 0.2)
     with pytest.raises(CredentialError, match="docker-credential-store gave no answer within"):
         await files.write({"credsStore": "store"}).find("ghcr.io")
     async with asyncio.timeout(30):

@@ -1,3 +1,5 @@
+import fcntl
+import os
 import sqlite3
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from addon.registry.digest import Digest
+from addon.store import provenance as module
 from addon.store.errors import StoreError
 from addon.store.provenance import Provenance
 
@@ -194,6 +197,29 @@ def test_a_damaged_table_makes_room(
     assert path.with_name("provenance.damaged").read_bytes() == damaged
 
 
+def test_no_other_process_opens_it_meanwhile(
+    path: Path, open_table: Callable[[], Provenance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = module._connect
+    waited = []
+
+    def connect_alone(path: Path) -> sqlite3.Connection:
+        # Another process would wait here.
+        other = os.open(path.parent, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(other)
+        waited.append(path)
+        return connect(path)
+
+    monkeypatch.setattr(module, "_connect", connect_alone)
+    damage_all(path)
+    open_table()
+    # While it was found damaged, and while it was made anew; then the next one's turn has come.
+    assert waited == [path, path]
+    open_table()
+
+
 def test_it_may_be_damaged_more_than_once(path: Path, open_table: Callable[[], Provenance]) -> None:
     for _ in range(2):
         damage_all(path)
@@ -215,7 +241,7 @@ def test_what_cannot_be_opened_is_a_store_error(tmp_path: Path) -> None:
     folder.mkdir()
     with pytest.raises(StoreError, match=r"cannot use .*provenance\.db: unable to open"):
         Provenance(folder)
-    with pytest.raises(StoreError, match="unable to open"):
+    with pytest.raises(StoreError, match=r"cannot use .*provenance\.db: .*No such"):
         Provenance(tmp_path / "gone" / "provenance.db")
     assert folder.is_dir()
 

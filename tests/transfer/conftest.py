@@ -18,7 +18,7 @@ def _quick_collections() -> Iterator[None]:
 
 
 @pytest.fixture
-async def tidy(_quick_collections: None) -> AsyncIterator[None]:
+async def tidy(_quick_collections: None, caplog: pytest.LogCaptureFixture) -> AsyncIterator[None]:
     """No task and no open file is left behind by the test."""
-    async with nothing_left():
+    async with nothing_left(caplog):
         yield

@@ -11,6 +11,7 @@ from addon.transfer.stream import BlobHttpLayer
 
 GET = b"GET http://registry.example/blob HTTP/1.1\r\nHost: registry.example\r\n\r\n"
 HEAD = GET.replace(b"GET", b"HEAD")
+CONNECT = b"CONNECT mail.example:25 HTTP/1.1\r\nHost: mail.example:25\r\n\r\n"
 
 Answer = Callable[[http.HTTPFlow], None]
 
@@ -31,6 +32,10 @@ class Conversation:
         """What the client has got."""
         self.flows: list[http.HTTPFlow] = []
         self.held: dict[str, commands.StartHook] = {}
+        self.server: connection.Server | None = None
+        """The last server to which a connection was opened."""
+        self.unreachable = ""
+        """Why no server can be reached; empty where one can."""
         self._hold = held
         self._answer = answer
         self._layer = kind(context.Context(self.client, ctx.options), HTTPMode.regular)  # type: ignore[call-arg]
@@ -40,6 +45,13 @@ class Conversation:
         """The client sends something."""
         self.lines.append(f">> {data.split(b' HTTP/1')[0].decode()}")
         self._tell(events.DataReceived(self.client, data))
+        return self
+
+    def hears(self, data: bytes) -> "Conversation":
+        """The server sends something."""
+        assert self.server
+        self.lines.append(f">> server: {data!r}")
+        self._tell(events.DataReceived(self.server, data))
         return self
 
     def leaves(self) -> "Conversation":
@@ -61,6 +73,8 @@ class Conversation:
             for command in self._layer.handle_event(told.pop(0)):
                 if isinstance(command, commands.StartHook):
                     told += self._hook(command)
+                elif isinstance(command, commands.OpenConnection):
+                    told.append(self._open(command))
                 else:
                     self._do(command)
 
@@ -69,7 +83,7 @@ class Conversation:
         (subject,) = hook.args()
         if isinstance(subject, http.HTTPFlow) and subject not in self.flows:
             self.flows.append(subject)
-        if hook.name == "request":
+        if hook.name in ("request", "http_connect"):
             self._answer(subject)
         if hook.name == "error":
             self.lines[-1] += f": {subject.error.msg}"
@@ -78,8 +92,19 @@ class Conversation:
             return []
         return [events.HookCompleted(hook)]
 
+    def _open(self, command: commands.OpenConnection) -> events.Event:
+        assert isinstance(command.connection, connection.Server)
+        assert command.connection.address
+        self.server = command.connection
+        self.lines.append("<< open {}:{}".format(*command.connection.address))
+        if not self.unreachable:
+            self.server.state, self.server.timestamp_start = connection.ConnectionState.OPEN, 1
+        return events.OpenConnectionCompleted(command, self.unreachable or None)
+
     def _do(self, command: commands.Command) -> None:
         match command:
+            case commands.SendData() if command.connection is self.server:
+                self.lines.append(f"<< send to the server {command.data!r}")
             case commands.SendData():
                 assert command.connection is self.client
                 self.received += command.data

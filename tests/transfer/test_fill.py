@@ -335,12 +335,13 @@ async def test_the_whole_blob_can_be_read_once_it_is_verified(start: Start) -> N
 
 async def test_a_follower_that_leaves_is_no_follower(start: Start) -> None:
     filling = start().begin(200, sized(CONTENT))
-    body: GrowingBody | None = filling.fill.body(None)
-    assert body
-    body.close()
-    body = None
+    bodies = [filling.fill.body(None) for _ in range(2)]
+    assert filling.fill.followers == 2
+    bodies.pop().close()
+    assert filling.fill.followers == 1
+    bodies.clear()
     gc.collect()
-    assert filling.fill.followers == 0
+    assert filling.fill.followers == 0, "one whose body was never sent is counted for ever"
     await filling.cancel()
 
 

@@ -58,6 +58,8 @@ async def fills(store: Store, mitmproxy: taddons.context) -> AsyncIterator[Fills
     fills = Fills(store, most=4, connections=1)
     yield fills
     await fills.close()
+    # pytest holds the fixture until all is torn down, and the cancelled task holds a fill.
+    fills._progress = None
 
 
 def starting(
@@ -172,13 +174,15 @@ async def test_a_refusal_reaches_all_who_shared_the_request(fills: Fills, store:
     assert (await joined(again)).started
 
 
-@pytest.mark.parametrize("error", [UpstreamError("no route to host", 502), TokenUnavailable("limited", 429)])
-async def test_an_error_reaches_all_who_shared_the_request(fills: Fills, store: Store, error: Exception) -> None:
+@pytest.mark.parametrize("kind", [UpstreamError, TokenUnavailable])
+async def test_an_error_reaches_all_who_shared_the_request(
+    fills: Fills, store: Store, kind: type[UpstreamError | TokenUnavailable]
+) -> None:
     source = FakeSource()
     starts = [starting(fills, source, wanted()) for _ in range(3)]
-    (await source.question()).answered.set_exception(error)
+    (await source.question()).answered.set_exception(kind("no route to host"))
     for start in starts:
-        with pytest.raises(type(error)):
+        with pytest.raises(kind, match="no route to host"):
             await start
     assert not ingests(store)
 
@@ -262,6 +266,7 @@ async def test_no_file_that_can_be_opened_leaves_no_ingest(
         with pytest.raises(NotStorable, match="Too many open files"):
             await fills.start(wanted(), FakeSource(), None)
     assert not ingests(store)
+    await asyncio.sleep(0)
     source = FakeSource()
     start = starting(fills, source, wanted())
     (await source.question()).answer(200, CONTENT, **SIZED)
@@ -275,6 +280,7 @@ async def test_a_disk_that_fails_before_the_fill_began(
     monkeypatch.setattr(Ingest, "go_on_from", full)
     with pytest.raises(NotStorable, match="No space left on device"):
         await fills.start(wanted(), FakeSource(), len(CONTENT))
+    await asyncio.sleep(0)
     source = FakeSource()
     start = starting(fills, source, wanted())
     question = await source.question()
@@ -455,7 +461,7 @@ async def test_flows_tell_how_far_the_fill_is(fills: Fills, mitmproxy: taddons.c
     class Watch:
         def update(self, flows: list[http.HTTPFlow]) -> None:
             comments.extend(flow.comment for flow in flows)
-            if any("10k of 10k" in comment for comment in comments):
+            if any("10.0k of 10.0k" in comment for comment in comments):
                 seen.set()
 
     mitmproxy.master.addons.add(Watch(), comment.Comment())
@@ -466,7 +472,7 @@ async def test_flows_tell_how_far_the_fill_is(fills: Fills, mitmproxy: taddons.c
     body = (await joined(start)).fill.body(None)
     question.send(CONTENT)
     await asyncio.wait_for(seen.wait(), BOUND)
-    assert comments[-1].startswith(f"pulltap: fill {DIGEST.short}: 10k of 10k, ")
+    assert comments[-1].startswith(f"pulltap: fill {DIGEST.short}: 10.0k of 10.0k, ")
     assert comments[-1].endswith("/s, 1 waiting")
     question.finish()
     assert await read(body) == CONTENT

@@ -23,10 +23,10 @@ from OpenSSL import SSL
 from addon.registry.ranges import Span
 from addon.transfer import stream
 from addon.transfer.body import PIECE, Body, BodyBroken
-from addon.transfer.stream import BlobHttpLayer, BulkTLSLayer, RegistryTurnHook, StreamLayers, Turn, attach
+from addon.transfer.stream import TUNNEL, BlobHttpLayer, BulkTLSLayer, RegistryTurnHook, StreamLayers, Turn, attach
 
 from ..doubles import BOUND, Pieces, mitmproxy_with
-from .conversation import GET, HEAD, Answer, Conversation
+from .conversation import CONNECT, GET, HEAD, Answer, Conversation
 
 BEGIN = ["<< requestheaders", "<< request", "<< responseheaders"]
 OK = "<< send 'HTTP/1.1 200 OK'"
@@ -240,6 +240,63 @@ def test_a_head_that_is_answered_from_the_store_has_no_body() -> None:
     assert talk.lines[4:] == ["<< response", OK]
     assert b"content-length: 1000" in talk.received.lower()
     assert talk.sends(HEAD).lines[-1] == OK
+
+
+# Tunnels.
+
+
+def to_be_tunnelled(flow: http.HTTPFlow) -> None:
+    flow.metadata[TUNNEL] = True
+
+
+def test_a_tunnel_is_opened_at_once_and_not_looked_into() -> None:
+    talk = Conversation(to_be_tunnelled).sends(CONNECT)
+    assert talk.lines == [
+        ">> CONNECT mail.example:25",
+        "<< http_connect",
+        "<< open mail.example:25",
+        "<< http_connected",
+        "<< send 'HTTP/1.1 200 Connection established'",
+    ]
+    talk.hears(b"220 mail.example ESMTP").sends(b"EHLO client")
+    assert talk.lines[5:] == [
+        ">> server: b'220 mail.example ESMTP'",
+        "<< send '220 mail.example ESMTP'",
+        ">> EHLO client",
+        "<< send to the server b'EHLO client'",
+    ]
+
+
+def test_a_tunnel_to_nowhere() -> None:
+    talk = Conversation(to_be_tunnelled)
+    talk.unreachable = "no route to host"
+    talk.sends(CONNECT)
+    assert talk.lines[2:5] == [
+        "<< open mail.example:25",
+        "<< http_connect_error",
+        "<< send 'HTTP/1.1 502 Bad Gateway'",
+    ]
+    assert talk.received.endswith(b"\r\n\r\npulltap: cannot reach mail.example: no route to host\n")
+
+
+def test_a_tunnel_that_another_addon_refused() -> None:
+    def refuse(flow: http.HTTPFlow) -> None:
+        flow.metadata[TUNNEL] = True
+        flow.response = http.Response.make(403)
+
+    talk = Conversation(refuse).sends(CONNECT)
+    assert talk.lines[2:4] == ["<< http_connect_error", "<< send 'HTTP/1.1 403 Forbidden'"]
+
+
+@pytest.mark.parametrize("kind", [HttpLayer, BlobHttpLayer])
+def test_any_other_connect_goes_the_usual_way(mitmproxy: taddons.context, kind: type[layer.Layer]) -> None:
+    mitmproxy.options.update(connection_strategy="lazy")
+    talk = Conversation(lambda _: None, kind=kind).sends(CONNECT)
+    assert talk.lines[1:] == [
+        "<< http_connect",
+        "<< http_connected",
+        "<< send 'HTTP/1.1 200 Connection established'",
+    ]
 
 
 # The wait between two turns.
@@ -484,7 +541,9 @@ WRITTEN_AGAINST = {
     HttpLayer.make_stream: "654959c6e74548e1",
     HttpStream.send_response: "d581bc106152e369",
     TLSLayer.tls_interact: "62d6d57d43dd1a2e",
+    HttpStream.handle_connect_regular: "ae920a52067801dc",
     # Called by, or calling, what is written anew there.
+    HttpStream.handle_connect_finish: "eb3a0054cb5b716e",
     HttpLayer.event_to_child: "1095f6e1581d1780",
     HttpStream.flow_done: "ad9969744785c572",
     HttpStream.check_killed: "368cad352d1e82b6",
@@ -528,6 +587,9 @@ def test_guard_mitmproxys_methods_are_those_that_ours_were_written_against(
         (HttpStream.send_response, ["self", "already_streamed"]),
         (HttpStream.flow_done, ["self"]),
         (HttpStream.check_killed, ["self", "emit_error_hook"]),
+        (HttpStream.handle_connect_regular, ["self"]),
+        (HttpStream.handle_connect_finish, ["self"]),
+        (layers.TCPLayer.__init__, ["self", "context", "ignore"]),
         (TLSLayer.tls_interact, ["self"]),
         (layer.Layer.handle_event, ["self", "event"]),
         (AddonManager.get, ["self", "name"]),
