@@ -10,7 +10,7 @@ import logging
 
 from mitmproxy import http, tls
 
-from addon.auth.grants import Grant
+from addon.auth.grants import READ, Grant
 from addon.auth.tokens import TokenUnavailable
 from addon.parts import Parts
 from addon.registry import cache_status
@@ -32,7 +32,6 @@ ACCEPT = (
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
 )
 """What a manifest request without ``Accept`` is taken to accept: a registry would else assume the oldest of them."""
-_READ = ("GET", "HEAD")
 
 
 class Passthrough:
@@ -66,34 +65,35 @@ class Passthrough:
             request.stream = True
             return
         kind = target.route.kind
-        if kind is Kind.BLOB and request.method in _READ:
+        if kind is Kind.BLOB and request.method in READ:
             return
-        if kind is Kind.PING and self._answers_pings(flow, target):
+        if kind is Kind.PING and await self._answers_pings(flow, target):
             flow.response = http.Response.make(
                 200, b"{}", {"Content-Type": "application/json", "Docker-Distribution-Api-Version": "registry/2.0"}
             )
             return
-        if kind is Kind.MANIFEST and request.method in _READ and "accept" not in request.headers:
+        if kind is Kind.MANIFEST and request.method in READ and "accept" not in request.headers:
             request.headers["Accept"] = ", ".join(ACCEPT)
         grant = Grant(None, "")
         if kind is not Kind.PING:
             own = request.headers.get("authorization")
-            write, secure = request.method not in _READ, target.scheme == "https"
             try:
-                grant = await self._parts.grants.grant(target.registry, target.route, own, secure=secure, write=write)
+                grant = await self._parts.grants.grant(
+                    target.registry, target.route, own, secure=target.scheme == "https", method=request.method
+                )
             except TokenUnavailable as e:
                 flow.response = answers.unavailable(e)
                 return
-        request.stream = request.method not in _READ
+        request.stream = request.method not in READ
         self._parts.send_on(flow, target, grant)
 
-    def _answers_pings(self, flow: http.HTTPFlow, target: Target) -> bool:
+    async def _answers_pings(self, flow: http.HTTPFlow, target: Target) -> bool:
         """Whether Pulltap says itself that this client is welcome; the client then brings no credential of its own."""
         if "authorization" in flow.request.headers or self._parts.was_refused(flow, target):
             return False
         if target.registry.ping is Ping.LOCAL:
             return True
-        return target.scheme == "https" and self._parts.grants.holds_credential(target.registry)
+        return target.scheme == "https" and await self._parts.grants.holds_credential(target.registry)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Choose how an answer passes."""
@@ -110,7 +110,7 @@ class Passthrough:
         if not length and flow.response.status_code == 401 and (grant.injected or not grant.authorization):
             # Read to its end, whatever its framing: it may be asked again with another token.
             short = True
-        if target.route.kind is Kind.BLOB and flow.request.method in _READ:
+        if target.route.kind is Kind.BLOB and flow.request.method in READ:
             flow.response.headers[cache_status.NAME] = cache_status.BYPASS
             flow.response.stream = not (short and flow.response.status_code >= 400)
         else:
@@ -124,7 +124,7 @@ class Passthrough:
             target, grant = under_way
             if flow.response.status_code == 401 and not flow.response.stream:
                 await self._again(flow, target, grant)
-            if flow.request.method in _READ and 200 <= flow.response.status_code < 400:
+            if flow.request.method in READ and 200 <= flow.response.status_code < 400:
                 self._learn(flow, flow.response, target, grant)
         if flow.request.method == "HEAD":
             # Answers made here have a body, whose length stays in their head (RFC 9110, section 9.3.2).
@@ -133,12 +133,18 @@ class Passthrough:
     async def _again(self, flow: http.HTTPFlow, target: Target, grant: Grant) -> None:
         """Repeat a request without a body with a fresh token; a second refusal is the client's to see."""
         assert flow.response
-        if flow.request.method not in _READ or target.route.kind is Kind.PING:
+        if target.route.kind is Kind.PING:
             return
         challenges = flow.response.headers.get_all("www-authenticate")
-        secure = target.scheme == "https"
         try:
-            fresh = await self._parts.grants.renew(target.registry, target.route, grant, challenges, secure=secure)
+            fresh = await self._parts.grants.renew(
+                target.registry,
+                target.route,
+                grant,
+                challenges,
+                secure=target.scheme == "https",
+                method=flow.request.method,
+            )
             if fresh is not None:
                 request = flow.request.copy()
                 request.headers["Authorization"] = fresh.authorization or ""

@@ -9,6 +9,7 @@ import logging
 
 from mitmproxy import http
 from mitmproxy.log import ALERT
+from mitmproxy.utils.strutils import escape_control_characters
 
 from addon.auth.grants import Grant
 from addon.auth.tokens import TokenUnavailable
@@ -154,5 +155,6 @@ def _starts_a_fill(request: http.Request, wanted: list[ByteRange]) -> bool:
 
 
 def _named(target: Target) -> tuple[str, str]:
-    reference = target.route.reference
-    return target.route.repository[:80], reference[:19]
+    route = target.route
+    # A malformed name is the client's to choose, and could speak to the terminal.
+    return escape_control_characters(route.repository[:80], False), escape_control_characters(route.reference[:19])

@@ -77,8 +77,9 @@ class Registry:
 
 
 DOCKER_HUB = Registry("registry-1.docker.io", auth=Auth.INJECT, realms=("auth.docker.io",))
-# What image references call Docker Hub; no registry answers there.
-_HUB_REFERENCE = "docker.io"
+# What image references call Docker Hub, where no registry answers, and a name of the same registry that some clients
+# use (go-containerregistry: crane, ko, kaniko).
+_HUB_REFERENCE, HUB_ALIAS = "docker.io", "index.docker.io"
 _KNOWN = {DOCKER_HUB.host: DOCKER_HUB}
 
 
@@ -99,7 +100,8 @@ class Settings:
 
     def registry(self, scheme: str, host: str, port: int) -> Registry | None:
         """The registry at this address; None where the address is of no concern to Pulltap."""
-        return self.registries.get(authority(scheme, host, port))
+        name = authority(scheme, host, port)
+        return self.registries.get(DOCKER_HUB.host if name == HUB_ALIAS else name)
 
 
 def authority(scheme: str, host: str, port: int) -> str:
@@ -209,7 +211,7 @@ def _host(text: object, *place: str) -> str:
         raise ConfigError(f"{'.'.join(place)}: {text!r} is no host and no host:port", *place)
     # As in `authority`, a scheme's own port goes without saying.
     host = match["host"].lower() + (f":{port}" if port not in (80, 443) else "")
-    return DOCKER_HUB.host if host == _HUB_REFERENCE else host
+    return DOCKER_HUB.host if host in (_HUB_REFERENCE, HUB_ALIAS) else host
 
 
 def _count(number: int, key: str) -> int:
@@ -222,8 +224,12 @@ def _docker_config(text: str, *place: str) -> Path:
     """The ``config.json`` itself, where its folder is named, as in Docker's own ``DOCKER_CONFIG``."""
     path = _path(text, *place)
     path = path / "config.json" if path.is_dir() else path
-    if not path.exists():
-        raise ConfigError(f"{'.'.join(place)}: there is no {path}; docker login makes one", *place)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise ConfigError(f"{'.'.join(place)}: there is no {path}; docker login makes one", *place) from None
+    except OSError as e:
+        raise ConfigError(f"{'.'.join(place)}: {path} cannot be read: {e.strerror}", *place) from None
     return path
 
 

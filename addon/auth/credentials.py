@@ -91,15 +91,6 @@ class DockerConfig:
         self._content, self._read_at = content, stamp
         self._answers.clear()
 
-    def names(self, host: str) -> bool:
-        """Whether the file has, or could have through ``credsStore``, a credential for this registry.
-
-        Raises:
-            CredentialError: the file cannot be read.
-        """
-        self.check()
-        return bool(self._helper(host) or self._entry(host))
-
     async def find(self, host: str) -> Credential | None:
         """The credential for a registry (``host`` or ``host:port``); None where the file has none.
 
@@ -154,6 +145,7 @@ class DockerConfig:
             # With all that it has started: many a helper is a script, and what it waits for holds its output open.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
             if not isinstance(e, TimeoutError):
                 raise
             raise CredentialError(f"{program} gave no answer within {_HELPER_SECONDS} s") from None

@@ -48,10 +48,15 @@ class Grant:
 NONE = Grant(None, ANONYMOUS)
 
 
-def scope_of(route: Route, *, write: bool) -> str:
+READ = ("GET", "HEAD")
+"""The methods that change nothing."""
+
+
+def scope_of(route: Route, method: str) -> str:
     """The scope that a request needs (distribution's "Token Scope Documentation"); empty for the ping."""
     if route.repository:
-        return f"repository:{route.repository}:{'pull,push' if write else 'pull'}"
+        actions = "pull" if method in READ else "delete" if method == "DELETE" else "pull,push"
+        return f"repository:{route.repository}:{actions}"
     return "registry:catalog:*" if route.kind is Kind.CATALOG else ""
 
 
@@ -64,18 +69,12 @@ class Grants:
         self._configs: dict[Path, DockerConfig] = {}
         self._learned: TTLCache[str, challenge.Challenge] = TTLCache(_MOST_LEARNED, _LEARNED_SECONDS, timer=clock)
 
-    def holds_credential(self, registry: Registry) -> bool:
+    async def holds_credential(self, registry: Registry) -> bool:
         """Whether Pulltap was given a credential for this registry."""
-        if registry.credentials is None:
-            return False
-        try:
-            return self._config(registry.credentials).names(registry.host)
-        except CredentialError as e:
-            logger.warning("%s", e)
-            return False
+        return await self._credential(registry, secure=True) is not None
 
     async def grant(
-        self, registry: Registry, route: Route, own: str | None, *, secure: bool, write: bool = False
+        self, registry: Registry, route: Route, own: str | None, *, secure: bool, method: str = "GET"
     ) -> Grant:
         """The authorization for a request.
 
@@ -84,21 +83,33 @@ class Grants:
             route: what it asks for.
             own: its own ``Authorization``, if it has one.
             secure: whether it goes over TLS; no configured credential goes otherwise.
-            write: whether it changes the registry; such a request only gets a token for a configured credential.
+            method: its method; one that changes the registry only gets a token for a configured credential.
 
         Raises:
             TokenUnavailable: the token service cannot help now.
         """
         if own is not None:
             return Grant(own, credential_of(own))
-        if registry.auth is not Auth.INJECT or (write and not (secure and self.holds_credential(registry))):
+        if registry.auth is not Auth.INJECT:
             return NONE
-        return await self._inject(registry, scope_of(route, write=write), await self._credential(registry, secure))
+        credential = await self._credential(registry, secure)
+        if method not in READ and credential is None:
+            return NONE
+        return await self._inject(registry, scope_of(route, method), credential)
 
     async def renew(
-        self, registry: Registry, route: Route, refused: Grant, challenges: Iterable[str], *, secure: bool
+        self,
+        registry: Registry,
+        route: Route,
+        refused: Grant,
+        challenges: Iterable[str],
+        *,
+        secure: bool,
+        method: str = "GET",
     ) -> Grant | None:
         """Another grant for a request that the registry answered with 401; None where there is none to be had.
+
+        A request that changes the registry gets none, since its body has gone; but what it taught holds for the next.
 
         Args:
             registry: where it went.
@@ -106,6 +117,7 @@ class Grants:
             refused: the grant it carried.
             challenges: the ``WWW-Authenticate`` lines of the 401.
             secure: whether it went over TLS.
+            method: its method.
 
         Raises:
             TokenUnavailable: the token service cannot help now.
@@ -114,11 +126,13 @@ class Grants:
         if registry.auth is not Auth.INJECT or refused.renewed or own:
             return None
         self._learn(registry, challenges)
-        scope = scope_of(route, write=False)
+        scope = scope_of(route, method)
         credential = await self._credential(registry, secure)
         realm = self._realm(registry)
         if realm is not None and refused.authorization is not None:
             self._tokens.discard(realm, scope, credential, refused.authorization.removeprefix("Bearer "))
+        if method not in READ:
+            return None
         again = await self._inject(registry, scope, credential)
         if again.authorization in (None, refused.authorization):
             return None

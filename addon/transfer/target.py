@@ -46,7 +46,8 @@ def recognise(flow: http.HTTPFlow, settings: Settings) -> Target | None:
     if route is None:
         return None
     name = authority(request.scheme, host, request.port)
-    identity = name
+    # Not the name: Docker Hub has two of them.
+    identity = registry.host
     if request.scheme != "https":
         # Nobody has verified the name, so a redirected client could choose who answers to it.
         identity = f"{request.scheme}://{name}" + (f" at {request.host}" if _redirected(flow.client_conn) else "")

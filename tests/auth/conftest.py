@@ -1,6 +1,7 @@
 import pytest
 
-from .fakes import Clock, Service
+from ..doubles import Clock
+from .fakes import Service
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A clock that goes when it is told to, and a token service without a network."""
+"""A token service without a network."""
 
 import asyncio
 import json
@@ -6,16 +6,6 @@ from collections.abc import Sequence
 from urllib.parse import parse_qsl, urlsplit
 
 from addon.auth.tokens import TokenAnswer, TokenQuestion
-
-
-class Clock:
-    """Seconds, as `time.monotonic` gives them."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Service:

@@ -4,7 +4,7 @@ import pytest
 
 from addon.auth.access import ANONYMOUS, Verdicts, credential_of
 
-from .fakes import Clock
+from ..doubles import Clock
 
 REGISTRY, REPOSITORY, CREDENTIAL = "registry-1.docker.io", "library/alpine", credential_of("Bearer abc")
 

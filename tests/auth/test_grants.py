@@ -14,7 +14,8 @@ from addon.auth.tokens import TokenAnswer, Tokens, TokenUnavailable
 from addon.registry.routes import Kind, Route
 from addon.settings import DOCKER_HUB, Auth, Registry
 
-from .fakes import Clock, Service, settle
+from ..doubles import Clock
+from .fakes import Service, settle
 
 MANIFEST = Route(Kind.MANIFEST, "library/alpine", "latest")
 PULL = "repository:library/alpine:pull"
@@ -47,33 +48,35 @@ def alices(token: str) -> Grant:
 
 
 @pytest.mark.parametrize(
-    ("route", "write", "scope"),
+    ("route", "method", "scope"),
     [
-        (MANIFEST, False, PULL),
-        (MANIFEST, True, "repository:library/alpine:pull,push"),
-        (Route(Kind.BLOB, "a", "sha256:x"), False, "repository:a:pull"),
-        (Route(Kind.TAGS, "a"), False, "repository:a:pull"),
-        (Route(Kind.REFERRERS, "a", "sha256:x"), False, "repository:a:pull"),
-        (Route(Kind.UPLOAD, "a"), True, "repository:a:pull,push"),
-        (Route(Kind.CATALOG), False, "registry:catalog:*"),
-        (Route(Kind.PING), False, ""),
-        (Route(Kind.OTHER), False, ""),
+        (MANIFEST, "GET", PULL),
+        (MANIFEST, "HEAD", PULL),
+        (MANIFEST, "PUT", "repository:library/alpine:pull,push"),
+        (MANIFEST, "DELETE", "repository:library/alpine:delete"),
+        (Route(Kind.BLOB, "a", "sha256:x"), "GET", "repository:a:pull"),
+        (Route(Kind.TAGS, "a"), "GET", "repository:a:pull"),
+        (Route(Kind.REFERRERS, "a", "sha256:x"), "GET", "repository:a:pull"),
+        (Route(Kind.UPLOAD, "a"), "POST", "repository:a:pull,push"),
+        (Route(Kind.CATALOG), "GET", "registry:catalog:*"),
+        (Route(Kind.PING), "GET", ""),
+        (Route(Kind.OTHER), "GET", ""),
     ],
 )
-def test_scopes(route: Route, write: bool, scope: str) -> None:
-    assert scope_of(route, write=write) == scope
+def test_scopes(route: Route, method: str, scope: str) -> None:
+    assert scope_of(route, method) == scope
 
 
 # What the client brings.
 
 
 @pytest.mark.parametrize("own", ["Bearer theirs", "Basic dTpw", "Bearer", ""])
-@pytest.mark.parametrize("write", [True, False])
+@pytest.mark.parametrize("method", ["GET", "PUT"])
 async def test_the_clients_own_authorization_wins(
-    grants: Grants, service: Service, login: Path, own: str, write: bool
+    grants: Grants, service: Service, login: Path, own: str, method: str
 ) -> None:
     hub = replace(DOCKER_HUB, credentials=login)
-    grant = await grants.grant(hub, MANIFEST, own, secure=True, write=write)
+    grant = await grants.grant(hub, MANIFEST, own, secure=True, method=method)
     assert grant == Grant(own, credential_of(own))
     assert not grant.injected
     assert await grants.renew(hub, MANIFEST, grant, [CHALLENGE], secure=True) is None
@@ -121,15 +124,22 @@ async def test_no_credential_goes_over_plain_http(grants: Grants, service: Servi
     again = await grants.renew(hub, MANIFEST, grant, [CHALLENGE], secure=False)
     assert again == replace(anonymous("token-2"), renewed=True)
     assert all("Authorization" not in question.headers for question in service.questions)
-    assert await grants.grant(hub, MANIFEST, None, secure=False, write=True) == Grant(None, ANONYMOUS)
+    assert await grants.grant(hub, MANIFEST, None, secure=False, method="PUT") == Grant(None, ANONYMOUS)
 
 
 async def test_a_write_needs_a_credential(grants: Grants, service: Service, login: Path) -> None:
-    assert await grants.grant(DOCKER_HUB, MANIFEST, None, secure=True, write=True) == Grant(None, ANONYMOUS)
+    assert await grants.grant(DOCKER_HUB, MANIFEST, None, secure=True, method="PUT") == Grant(None, ANONYMOUS)
     assert service.questions == []
     hub = replace(DOCKER_HUB, credentials=login)
-    assert await grants.grant(hub, MANIFEST, None, secure=True, write=True) == alices("token-1")
+    assert await grants.grant(hub, MANIFEST, None, secure=True, method="PUT") == alices("token-1")
     assert dict(service.queries[0])["scope"] == "repository:library/alpine:pull,push"
+
+
+async def test_a_write_that_was_refused_lets_the_next_one_pass(grants: Grants, login: Path) -> None:
+    hub = replace(DOCKER_HUB, credentials=login)
+    grant = await grants.grant(hub, MANIFEST, None, secure=True, method="PUT")
+    assert await grants.renew(hub, MANIFEST, grant, [CHALLENGE], secure=True, method="PUT") is None
+    assert await grants.grant(hub, MANIFEST, None, secure=True, method="PUT") == alices("token-2")
 
 
 async def test_a_refused_token_is_renewed_once(grants: Grants, service: Service) -> None:
@@ -319,18 +329,34 @@ async def test_a_token_goes_before_a_password(grants: Grants, service: Service, 
 
 
 async def test_holding_a_credential(grants: Grants, login: Path) -> None:
-    assert grants.holds_credential(replace(DOCKER_HUB, credentials=login))
-    assert not grants.holds_credential(DOCKER_HUB)
-    assert not grants.holds_credential(Registry("quay.io", credentials=login))
+    assert await grants.holds_credential(replace(DOCKER_HUB, credentials=login))
+    assert not await grants.holds_credential(DOCKER_HUB)
+    assert not await grants.holds_credential(Registry("quay.io", credentials=login))
+
+
+async def test_a_store_of_credentials_holds_those_that_it_gives(
+    grants: Grants, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper = tmp_path / "docker-credential-two"
+    helper.write_text(
+        '#!/bin/sh\nread address\ncase $address in quay.io) echo \'{"Username":"a","Secret":"b"}\' ;;'
+        " *) echo credentials not found in native keychain; exit 1 ;; esac\n"
+    )
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    config = tmp_path / "config.json"
+    config.write_text('{"credsStore": "two"}')
+    assert await grants.holds_credential(Registry("quay.io", credentials=config))
+    assert not await grants.holds_credential(Registry("ghcr.io", credentials=config))
 
 
 async def test_a_file_that_cannot_be_read_is_told_and_done_without(
     grants: Grants, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub = replace(DOCKER_HUB, credentials=tmp_path / "gone.json")
-    assert not grants.holds_credential(hub)
+    assert not await grants.holds_credential(hub)
     assert await grants.grant(hub, MANIFEST, None, secure=True) == anonymous("token-1")
-    assert await grants.grant(hub, MANIFEST, None, secure=True, write=True) == Grant(None, ANONYMOUS)
+    assert await grants.grant(hub, MANIFEST, None, secure=True, method="PUT") == Grant(None, ANONYMOUS)
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 3
     assert "gone.json" in caplog.text
 
@@ -340,5 +366,5 @@ async def test_a_login_counts_at_once(grants: Grants, login: Path) -> None:
     hub = replace(DOCKER_HUB, credentials=away)
     assert await grants.grant(hub, MANIFEST, None, secure=True) == anonymous("token-1")
     os.link(login, away)
-    assert grants.holds_credential(hub)
+    assert await grants.holds_credential(hub)
     assert await grants.grant(hub, MANIFEST, None, secure=True) == alices("token-2")

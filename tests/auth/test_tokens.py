@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from addon.auth.credentials import Credential
 from addon.auth.tokens import Realm, TokenAnswer, TokenQuestion, TokenRefused, Tokens, TokenUnavailable
 
-from .fakes import Clock, Service, answer, settle
+from ..doubles import Clock
+from .fakes import Service, answer, settle
 
 REALM = Realm("https://auth.example.com/token", "registry.example.com")
 SCOPE = "repository:library/alpine:pull"
