@@ -578,10 +578,11 @@ async def test_each_answer_is_logged(proxy: Proxy, digest: Digest, caplog: pytes
     await proxy.ask(digest)
     await proxy.settled()
     await proxy.ask(digest, Range="bytes=0-0")
-    await proxy.ask("sha256:x")
+    await proxy.ask("sha256:x", "evil%1b[2J%0aname")
     lines = [record.getMessage() for record in caplog.records if record.name == "addon.pullthrough"]
     assert lines == [
         f"{REPOSITORY} {str(digest)[:19]}: 200, fwd=miss; stored",
         f"{REPOSITORY} {str(digest)[:19]}: 206, hit",
-        f"{REPOSITORY} sha256:x: 400, fwd=bypass",
+        # A client chooses the name, not what the terminal does.
+        "evil.[2J.name sha256:x: 400, fwd=bypass",
     ]

@@ -88,6 +88,7 @@ def test_the_name_of_an_address(scheme: str, host: str, port: int, name: str) ->
         ("a-b.c-d.example:65535", "https", "a-b.c-d.example", 65535),
         # What image references call Docker Hub is not what its registry is called.
         ("docker.io", "https", "registry-1.docker.io", 443),
+        ("index.docker.io", "https", "registry-1.docker.io", 443),
     ],
 )
 def test_a_configured_host_is_known_at_its_address(configured: str, scheme: str, host: str, port: int) -> None:
@@ -96,6 +97,12 @@ def test_a_configured_host_is_known_at_its_address(configured: str, scheme: str,
     by_registries = parse(hosts=[], registries=parse_registries({configured: {}})).registry(scheme, host, port)
     assert by_registries == by_hosts
     assert by_hosts.host == authority("https", host, 443 if port == 80 else port)
+
+
+def test_docker_hub_has_two_names() -> None:
+    known = parse(hosts=["docker.io"])
+    assert known.registry("https", "index.docker.io", 443) is known.registry("https", "registry-1.docker.io", 443)
+    assert parse(hosts=["ghcr.io"]).registry("https", "index.docker.io", 443) is None
 
 
 @pytest.mark.parametrize(
@@ -210,6 +217,7 @@ def test_a_host_may_be_named_twice_or_none_at_all(hosts: list[str]) -> None:
         ({"fill_connections": -1}, "is -1, but is to be 1 or more", "registry_fill_connections"),
         ({"store": "~nobody-of-that-name/store"}, "a home folder that is not known", "registry_store"),
         ({"docker_config": "/gone.json"}, "there is no /gone.json; docker login makes one", "registry_docker_config"),
+        ({"docker_config": "/dev/null/x"}, "/dev/null/x cannot be read: Not a directory", "registry_docker_config"),
         ({"docker_config": "~nobody-of-that-name/x"}, "a home folder that is not known", "registry_docker_config"),
     ],
 )

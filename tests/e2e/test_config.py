@@ -63,7 +63,7 @@ FAILS = {
     ),
     "a string for a switch of mitmproxy's": Fails("http2: maybe\n", ("FILE:4: http2 is 'maybe', but is to be true",)),
     "a number for a key": Fails("5: 6\n", ("FILE:4: 5 is no option's name",)),
-    "no YAML": Fails("registry_hosts: [ghcr.io\nregistry_access: check\n", ("FILE: ", "line 5")),
+    "no YAML": Fails("registry_hosts: [ghcr.io\nregistry_access: check\n", ("FILE:5: this is not YAML: ",)),
     "a Docker config that is not there": Fails(
         "registry_docker_config: FOLDER/none.json\n", ("FILE:4: registry_docker_config: there is no FOLDER/none.json",)
     ),

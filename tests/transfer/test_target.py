@@ -35,6 +35,8 @@ def named(flow: http.HTTPFlow, known: Settings = KNOWN) -> str | None:
         (f"https://{HUB}{PATH}", f"{HUB} {HUB} {HUB}:443"),
         (f"https://{HUB.upper()}.{PATH}", f"{HUB} {HUB} {HUB}.:443"),
         (f"http://{HUB}{PATH}", f"{HUB} http://{HUB} {HUB}:80"),
+        (f"https://index.docker.io{PATH}", f"{HUB} {HUB} index.docker.io:443"),
+        (f"http://index.docker.io{PATH}", f"{HUB} http://index.docker.io index.docker.io:80"),
         (f"https://{HUB}:80{PATH}", None),
         (f"https://{HUB}:5000{PATH}", None),
         (f"http://{HUB}:443{PATH}", None),
