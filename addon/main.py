@@ -15,6 +15,7 @@ from addon.passthrough import Passthrough
 from addon.pullthrough import Pullthrough
 from addon.settings import ConfigError, ConfigFile
 from addon.store.errors import StoreError
+from addon.transfer.direct import let_clients_choose_ciphers
 from addon.transfer.dispatch import Dispatch
 from addon.transfer.stream import StreamLayers
 from addon.ui.banner import announce
@@ -113,6 +114,7 @@ class Pulltap:
         if self._dispatch is None:
             self._dispatch = Dispatch(ctx.master.addons)
             self._dispatch.install()
+            let_clients_choose_ciphers()
         self._dispatch.forget()
 
     def _settings(self) -> settings.Settings:

@@ -17,7 +17,7 @@ from mitmproxy.test import taddons, tflow
 
 from addon.registry.digest import Digest
 from addon.settings import Settings, parse
-from addon.transfer.body import BodyBroken
+from addon.transfer.body import Body, BodyBroken
 from addon.transfer.upstream import Choose, Exchange, Receiver, UpstreamError, collect
 
 BOUND = 20.0
@@ -50,7 +50,7 @@ class Clock:
         return self.now
 
 
-class Pieces:
+class Pieces(Body):
     """A `Body` of the given pieces. An empty one stands for a wait; an exception is raised where it stands."""
 
     def __init__(self, *pieces: bytes | Exception) -> None:

@@ -27,6 +27,20 @@ class BlobReader:
             raise ValueError("reading from a closed blob")
         return os.pread(self._fd, length, offset)
 
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Read into ``buffer`` from ``offset``; fewer bytes than it has only at the end of what is written.
+
+        Returns:
+            How many bytes were read.
+
+        Raises:
+            OSError: the disk failed.
+            ValueError: the reader is closed.
+        """
+        if self._fd < 0:
+            raise ValueError("reading from a closed blob")
+        return os.preadv(self._fd, [buffer], offset)
+
     def again(self, size: int) -> "BlobReader":
         """Another reader of the same file, which has ``size`` bytes by now; closed on its own."""
         return BlobReader(os.dup(self._fd), size)

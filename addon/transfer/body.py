@@ -1,8 +1,8 @@
 """The body of a blob answer: bytes of a stored blob, or of one that is still being filled."""
 
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 from addon.registry.ranges import Span
 from addon.store.blob import BlobReader
@@ -15,20 +15,36 @@ class BodyBroken(Exception):
     """The rest of the body will not come; what was sent is not to look complete."""
 
 
-class Body(Protocol):
+class Body(ABC):
     """What `addon.transfer.stream` sends. `close` is called exactly once by it, whatever happened."""
 
     @property
+    @abstractmethod
     def ended(self) -> bool:
         """Whether all of it was read."""
 
+    @abstractmethod
     def read(self) -> bytes:
-        """The next piece that can be had without waiting; empty where there is none just now.
+        """The next piece, of up to `PIECE` bytes, that can be had without waiting; empty where there is none just now.
 
         Raises:
             OSError: the disk failed.
         """
 
+    def read_into(self, buffer: memoryview) -> int:
+        """`read` into a buffer that holds `PIECE` bytes.
+
+        Returns:
+            How many bytes were read.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        piece = self.read()
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    @abstractmethod
     async def wait(self) -> None:
         """Wait until `read` has something to give, or the body has ended.
 
@@ -36,11 +52,12 @@ class Body(Protocol):
             BodyBroken: the rest will not come.
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Give back what is held."""
 
 
-class StoredBody:
+class StoredBody(Body):
     """A span of a blob that is whole."""
 
     def __init__(self, reader: BlobReader, span: Span) -> None:
@@ -55,13 +72,20 @@ class StoredBody:
 
     def read(self) -> bytes:
         """See `Body.read`."""
-        if self.ended:
-            return b""
         piece = self._reader.read(self._position, min(PIECE, self._span.stop - self._position))
-        if not piece:
-            raise OSError(f"the blob ends at {self._position}, before {self._span.stop}")
-        self._position += len(piece)
+        self._was_read(len(piece))
         return piece
+
+    def read_into(self, buffer: memoryview) -> int:
+        """See `Body.read_into`."""
+        count = self._reader.read_into(self._position, buffer[: self._span.stop - self._position])
+        self._was_read(count)
+        return count
+
+    def _was_read(self, count: int) -> None:
+        if not count and not self.ended:
+            raise OSError(f"the blob ends at {self._position}, before {self._span.stop}")
+        self._position += count
 
     async def wait(self) -> None:
         """See `Body.wait`: a whole blob is always there."""
@@ -71,7 +95,7 @@ class StoredBody:
         self._reader.close()
 
 
-class MultipartBody:
+class MultipartBody(Body):
     """Several spans of a blob, as ``multipart/byteranges`` (RFC 9110, section 14.6)."""
 
     def __init__(self, parts: Sequence[tuple[Span, Body]], size: int) -> None:

@@ -33,7 +33,7 @@ from addon.registry.ranges import Span
 from addon.store.blob import BlobReader
 from addon.store.errors import DigestMismatch, StoreError
 from addon.store.ingest import Ingest
-from addon.transfer.body import PIECE, BodyBroken
+from addon.transfer.body import PIECE, Body, BodyBroken
 from addon.transfer.source import Source
 from addon.transfer.upstream import Exchange, Receiver, UpstreamError
 
@@ -454,7 +454,7 @@ class Fill:
         self._bodies.discard(body)
 
 
-class GrowingBody:
+class GrowingBody(Body):
     """A span of a blob that is being filled."""
 
     def __init__(self, fill: Fill, reader: BlobReader, span: Span | None) -> None:
@@ -472,12 +472,24 @@ class GrowingBody:
 
     def read(self) -> bytes:
         """See `Body.read`."""
-        stop = self._fill.readable if self._stop is None else min(self._stop, self._fill.readable)
-        if self._position >= stop:
+        if not (there := self._there()):
             return b""
-        piece = self._reader.read(self._position, min(PIECE, stop - self._position))
+        piece = self._reader.read(self._position, min(PIECE, there))
         self._position += len(piece)
         return piece
+
+    def read_into(self, buffer: memoryview) -> int:
+        """See `Body.read_into`."""
+        if not (there := self._there()):
+            return 0
+        count = self._reader.read_into(self._position, buffer[:there])
+        self._position += count
+        return count
+
+    def _there(self) -> int:
+        """How many bytes can be had now."""
+        stop = self._fill.readable if self._stop is None else min(self._stop, self._fill.readable)
+        return max(0, stop - self._position)
 
     async def wait(self) -> None:
         """See `Body.wait`."""

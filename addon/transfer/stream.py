@@ -26,6 +26,7 @@ connection, so that no client takes it for complete.
 """
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -47,12 +48,8 @@ from mitmproxy.proxy.layers.http import (
 )
 from OpenSSL import SSL
 
-from addon.transfer.body import PIECE, Body, BodyBroken
-
-TURN = 4
-"""Pieces between two waits for the client: enough to keep its socket busy, little enough to hold."""
-# One piece, and what TLS adds to its records of 16 KiB.
-_ENCRYPTED = PIECE + PIECE // 16
+from addon.transfer.body import Body, BodyBroken
+from addon.transfer.direct import ENCRYPTED, TURN, Direct
 
 TUNNEL = "pulltap_tunnel"
 """The key in a CONNECT flow's metadata that marks a tunnel into which nobody looks."""
@@ -71,6 +68,10 @@ class Turn:
 
     body: Body
     client: connection.Client
+    left: Callable[[], str]
+    """Says why the body is not wanted any more; empty as long as it is."""
+    layers: Sequence[layer.Layer] = ()
+    """What stands between the client and the body; empty where the body needs framing."""
     broken: str = ""
 
 
@@ -98,7 +99,9 @@ class BlobHttpStream(HttpStream):
 
     def _send(self, response: http.Response, body: Body) -> layer.CommandGenerator[None]:
         yield SendHttp(ResponseHeaders(self.stream_id, response, end_stream=body.ended), self.context.client)
-        turn = Turn(body, self.context.client)
+        turn = Turn(body, self.context.client, self._client_left)
+        if "content-length" in response.headers:
+            turn.layers = self.context.layers
         while True:
             try:
                 for _ in range(TURN):
@@ -169,11 +172,11 @@ class BulkTLSLayer(ClientTLSLayer):
         """See `TLSLayer.tls_interact`."""
         while True:
             try:
-                encrypted = self.tls.bio_read(_ENCRYPTED)
+                encrypted = self.tls.bio_read(ENCRYPTED)
             except SSL.WantReadError:
                 return
             yield commands.SendData(self.conn, encrypted)
-            if len(encrypted) < _ENCRYPTED:
+            if len(encrypted) < ENCRYPTED:
                 return
 
 
@@ -197,8 +200,12 @@ class StreamLayers:
         """Wait until the client has taken what was written, and there is more to send."""
         try:
             handler = ctx.master.addons.get("proxyserver").connections[turn.client.id]
-            await handler.transports[turn.client].writer.drain()
-            await turn.body.wait()
+            writer = handler.transports[turn.client].writer
+            await writer.drain()
+            if turn.layers and (direct := Direct.past(turn.layers, turn.client, writer)):
+                await direct.send(turn.body, turn.left)
+            else:
+                await turn.body.wait()
         except (KeyError, OSError):
             turn.broken = "client disconnected"
         except BodyBroken as e:
