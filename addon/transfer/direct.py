@@ -27,6 +27,9 @@ TURN = 4
 """Pieces between two chances for other clients."""
 ENCRYPTED = PIECE + PIECE // 16
 """One piece in bytes, and what TLS adds to its records of 16 KiB."""
+_MOST_BUFFERS = 8
+_plain = memoryview(bytearray(PIECE))
+_buffers: list[bytearray] = []
 # Those that hand on what they get, once a connection is set up; HTTP/1 with a Content-Length is one of them.
 _PLAIN = (
     modes.HttpProxy,
@@ -53,10 +56,8 @@ class Direct:
     """The connection to one client, for one body."""
 
     def __init__(self, ssl: SSL.Connection | None, writer: asyncio.StreamWriter) -> None:
-        self._writer = writer
         self._ssl = ssl
-        self._plain = bytearray(PIECE)
-        self._encrypted = bytearray(ENCRYPTED if ssl else 0)
+        self._writer = writer
 
     @classmethod
     def past(cls, layers: Sequence[layer.Layer], client: connection.Client, writer: object) -> "Direct | None":
@@ -93,21 +94,20 @@ class Direct:
         transport = self._writer.transport
         # A buffer is used again as soon as all of it has gone.
         transport.set_write_buffer_limits(0)
-        plain = memoryview(self._plain)
         pieces = 0
         try:
             while not body.ended:
-                try:
-                    count = body.read_into(plain)
-                except OSError as e:
-                    raise BodyBroken(f"reading the store failed: {e}") from e
-                if not count:
+                buffer = _buffers.pop() if _buffers else bytearray(ENCRYPTED)
+                if not (size := self._fill(buffer, body)):
+                    _buffers.append(buffer)
                     await body.wait()
                     continue
                 if transport.is_closing():
                     raise ConnectionResetError
-                self._writer.write(self._encrypt(count) if self._ssl else plain[:count])
+                self._writer.write(memoryview(buffer)[:size])
                 await self._writer.drain()
+                if len(_buffers) < _MOST_BUFFERS:
+                    _buffers.append(buffer)
                 pieces += 1
                 if pieces % TURN == 0:
                     # A socket that takes all at once would keep everybody else waiting.
@@ -117,11 +117,18 @@ class Direct:
         finally:
             transport.set_write_buffer_limits()
 
-    def _encrypt(self, count: int) -> memoryview:
-        assert self._ssl
+    def _fill(self, buffer: bytearray, body: Body) -> int:
+        """Read the next piece, as the client is to get it; returns how many bytes that makes."""
+        try:
+            if self._ssl is None:
+                return body.read_into(memoryview(buffer)[:PIECE])
+            count = body.read_into(_plain)
+        except OSError as e:
+            raise BodyBroken(f"reading the store failed: {e}") from e
         lib, ffi = SSL._lib, SSL._ffi  # type: ignore[attr-defined]
         lib.SSL_clear_mode(self._ssl._ssl, lib.SSL_MODE_ENABLE_PARTIAL_WRITE)
-        if lib.SSL_write(self._ssl._ssl, ffi.from_buffer(self._plain), count) != count:
+        if not count:
+            return 0
+        if lib.SSL_write(self._ssl._ssl, ffi.from_buffer(_plain), count) != count:
             raise ConnectionResetError
-        size = lib.BIO_read(self._ssl._from_ssl, ffi.from_buffer(self._encrypted), ENCRYPTED)
-        return memoryview(self._encrypted)[:size]
+        return int(lib.BIO_read(self._ssl._from_ssl, ffi.from_buffer(buffer), ENCRYPTED))
