@@ -13,6 +13,7 @@ import fcntl
 import os
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from addon.registry.digest import Digest
@@ -61,7 +62,7 @@ class Ingest:
         self.kept = offset
         self._ahead = {0: offset} if offset else {}
 
-    def write(self, offset: int, chunks: list[bytes]) -> None:
+    def write(self, offset: int, chunks: Sequence[bytes | memoryview]) -> None:
         """Write the bytes that belong at ``offset``, and hash them if it is their turn.
 
         Raises:
@@ -166,7 +167,7 @@ class Ingest:
             self._path.unlink(missing_ok=True)
             self._close()
 
-    def _put(self, offset: int, chunk: bytes) -> None:
+    def _put(self, offset: int, chunk: bytes | memoryview) -> None:
         view = memoryview(chunk)
         while view:
             written = os.pwrite(self._fd, view, offset)

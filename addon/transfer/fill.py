@@ -51,6 +51,10 @@ ATTEMPTS = 6
 """How often in a row a stretch may fail without a byte of progress."""
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 8.0
 _IDLE_SECONDS = 0.005
+_BASIN, _MOST_BASINS = 256 * 1024, 16
+_basins: list[Any] = []
+# What is put there is not wanted.
+_refuse = memoryview(bytearray(_BASIN))
 
 
 class State(enum.Enum):
@@ -74,7 +78,8 @@ class Stretch:
         """Whether more came than there should be."""
         self._fill = fill
         self._skip = 0
-        self._waiting: list[bytes] = []
+        self._waiting: list[bytes | memoryview] = []
+        self._basin: memoryview | None = None
         self._waiting_from = start
 
     @property
@@ -117,15 +122,47 @@ class Stretch:
             self.position += len(chunk)
             self._fill.arrived(len(chunk))
 
+    def room(self) -> memoryview | None:
+        """See `Basin.room`."""
+        if self._fill.full:
+            return None
+        if self._skip:
+            return _refuse[: self._skip]
+        if self.arrived:
+            return _refuse
+        if not self._basin:
+            self._basin = memoryview(_basins.pop() if _basins else bytearray(_BASIN))
+        return self._basin if self.stop is None else self._basin[: self.stop - self.position]
+
+    def put(self, count: int) -> None:
+        """See `Basin.put`."""
+        if self._skip:
+            self._skip -= count
+        elif self.arrived:
+            self.overrun = True
+        else:
+            assert self._basin
+            self._waiting.append(self._basin[:count])
+            self._basin = self._basin[count:]
+            self.position += count
+            self._fill.arrived(count)
+
     async def ready(self) -> None:
-        """See `Receiver.ready`."""
+        """See `Basin.ready`."""
         await self._fill.ready()
 
-    def take(self) -> tuple[int, list[bytes]]:
+    def take(self) -> tuple[int, list[bytes | memoryview]]:
         """What waits to be written, and the offset where it belongs."""
         offset, chunks = self._waiting_from, self._waiting
-        self._waiting, self._waiting_from = [], self.position
+        # A basin goes with what is in it, and comes back with `give_back`.
+        self._waiting, self._waiting_from, self._basin = [], self.position, None
         return offset, chunks
+
+
+def give_back(chunks: list[bytes | memoryview]) -> None:
+    """Chunks have been written, and their basins may be filled again."""
+    basins = {id(chunk.obj): chunk.obj for chunk in chunks if isinstance(chunk, memoryview)}
+    _basins.extend(list(basins.values())[: _MOST_BASINS - len(_basins)])
 
 
 class Fill:
@@ -370,9 +407,14 @@ class Fill:
         self._waiting_bytes += count
         self._arrived.set()
 
+    @property
+    def full(self) -> bool:
+        """Whether so much waits to be written that nothing more is welcome."""
+        return self._waiting_bytes >= BOUND and self.state is State.RUNNING
+
     async def ready(self) -> None:
-        """See `Receiver.ready`."""
-        while self._waiting_bytes >= BOUND and self.state is State.RUNNING:
+        """See `Basin.ready`."""
+        while self.full:
             await self.change()
 
     async def _write(self) -> None:
@@ -390,6 +432,7 @@ class Fill:
                 if chunks:
                     await self._call(self._ingest.write, offset, chunks)
                     self._waiting_bytes -= sum(map(len, chunks))
+                    give_back(chunks)
             self._stretches = [stretch for stretch in self._stretches if not stretch.written]
             await self._absorb()
             self.changed()
@@ -510,8 +553,15 @@ class Nobody:
     def receive(self, chunk: bytes) -> None:
         """See `Receiver.receive`."""
 
+    def room(self) -> memoryview | None:
+        """See `Basin.room`."""
+        return None
+
+    def put(self, count: int) -> None:
+        """See `Basin.put`."""
+
     async def ready(self) -> None:
-        """See `Receiver.ready`: never; the connection is closed instead."""
+        """See `Basin.ready`: never; the connection is closed instead."""
         await asyncio.Event().wait()
 
 

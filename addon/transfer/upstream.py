@@ -25,6 +25,7 @@ from mitmproxy.proxy.layers.http import (
 )
 
 from addon.settings import authority
+from addon.transfer.intake import Basin, Intake
 
 HEADER_SECONDS = 30
 """How long upstream may take to answer; containerd, for one, waits no longer for us."""
@@ -43,14 +44,11 @@ class UpstreamError(Exception):
         self.status = status
 
 
-class Receiver(Protocol):
+class Receiver(Basin, Protocol):
     """Where the body of an answer goes, piece by piece, on the event loop."""
 
     def receive(self, chunk: bytes) -> None:
         """Take the next bytes; is not to raise."""
-
-    async def ready(self) -> None:
-        """Return when more bytes are welcome: upstream is not read before."""
 
 
 Choose = Callable[[http.Response], Receiver | None]
@@ -85,6 +83,9 @@ class Exchange(ReplayHandler):
         """Whether the body came to its end, as far as HTTP can tell."""
         self._choose = choose
         self._receiver: Receiver | None = None
+        self._flowing = False
+        """Whether the body has begun to come, and nothing of it waits in mitmproxy's layers."""
+        self._intake: Intake | None = None
         self._collected = bytearray()
         self._head: asyncio.Future[http.Response] = asyncio.get_running_loop().create_future()
         self._timeout = asyncio.timeout(HEADER_SECONDS)
@@ -153,6 +154,7 @@ class Exchange(ReplayHandler):
         """Pass a piece of the body on."""
         self._wait_at_most(STALL_SECONDS)
         if self._receiver is not None:
+            self._flowing = True
             self._receiver.receive(chunk)
         elif len(self._collected) + len(chunk) <= COLLECTED:
             self._collected += chunk
@@ -184,11 +186,36 @@ class Exchange(ReplayHandler):
     async def drain_writers(self) -> None:
         """See `ConnectionHandler.drain_writers`, which is awaited after every read from upstream."""
         await super().drain_writers()  # type: ignore[no-untyped-call]
-        if self._receiver is not None:
-            # A slow disk is not for upstream to answer for.
-            self._wait_at_most(None)
-            await self._receiver.ready()
-            self._wait_at_most(STALL_SECONDS)
+        if self._receiver is None:
+            return
+        await self.ready()
+        if self._flowing and self._intake is None:
+            # Only the connection's own task comes here, and it goes on reading once this returns.
+            server, io = next(iter(self.transports.items()))
+            self._intake = Intake.past(self.layer, server, (io.reader, io.writer), self)
+            if self._intake is not None:
+                await self._intake.run()
+                # What TLS still has decrypted is for the layers.
+                await self.server_event(events.DataReceived(server, b""))
+
+    def room(self) -> memoryview | None:
+        """See `Basin.room`."""
+        assert self._receiver
+        self._wait_at_most(STALL_SECONDS)
+        return self._receiver.room()
+
+    def put(self, count: int) -> None:
+        """See `Basin.put`."""
+        assert self._receiver
+        self._receiver.put(count)
+
+    async def ready(self) -> None:
+        """See `Basin.ready`."""
+        assert self._receiver
+        # A slow disk is not for upstream to answer for.
+        self._wait_at_most(None)
+        await self._receiver.ready()
+        self._wait_at_most(STALL_SECONDS)
 
     def _wait_at_most(self, seconds: float | None) -> None:
         when = None if seconds is None else asyncio.get_running_loop().time() + seconds
