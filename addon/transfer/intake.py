@@ -129,6 +129,8 @@ class Intake:
     def _pour(self) -> None:
         """Decrypt what there is, as far as there is room for it."""
         lib, ffi = SSL._lib, SSL._ffi  # type: ignore[attr-defined]
+        # What another connection left there would be taken for this one's.
+        lib.ERR_clear_error()
         while not self._over:
             if (room := self._basin.room()) is None:
                 self._full = True

@@ -85,7 +85,6 @@ class Exchange(ReplayHandler):
         self._receiver: Receiver | None = None
         self._flowing = False
         """Whether the body has begun to come, and nothing of it waits in mitmproxy's layers."""
-        self._intake: Intake | None = None
         self._collected = bytearray()
         self._head: asyncio.Future[http.Response] = asyncio.get_running_loop().create_future()
         self._timeout = asyncio.timeout(HEADER_SECONDS)
@@ -189,12 +188,12 @@ class Exchange(ReplayHandler):
         if self._receiver is None:
             return
         await self.ready()
-        if self._flowing and self._intake is None:
-            # Only the connection's own task comes here, and it goes on reading once this returns.
-            server, io = next(iter(self.transports.items()))
-            self._intake = Intake.past(self.layer, server, (io.reader, io.writer), self)
-            if self._intake is not None:
-                await self._intake.run()
+        if not self._flowing:
+            return
+        # Only the connection's own task comes here, and it goes on reading once this returns.
+        for server, io in list(self.transports.items()):
+            if intake := Intake.past(self.layer, server, (io.reader, io.writer), self):
+                await intake.run()
                 # What TLS still has decrypted is for the layers.
                 await self.server_event(events.DataReceived(server, b""))
 

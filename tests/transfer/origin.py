@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -14,7 +15,7 @@ Serve = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
 class Origin:
     """What it was asked, and whether its clients are still there."""
 
-    def __init__(self, serve: Serve) -> None:
+    def __init__(self, serve: Serve, *, tls: bool = False) -> None:
         self.heads: list[str] = []
         """The heads of the requests, with their lines ended as Python likes them."""
         self.asked = asyncio.Event()
@@ -22,11 +23,12 @@ class Origin:
         self.gone = asyncio.Event()
         """A client has closed its connection."""
         self._serve = serve
+        self._tls = tls
         self._connections: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -63,10 +65,10 @@ class Origin:
 
 
 @asynccontextmanager
-async def origin(serve: Serve) -> AsyncIterator[Origin]:
+async def origin(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[Origin]:
     """An origin for as long as the context lasts."""
-    made = Origin(serve)
-    server = await asyncio.start_server(made.connected, "127.0.0.1", 0)
+    made = Origin(serve, tls=tls is not None)
+    server = await asyncio.start_server(made.connected, "127.0.0.1", 0, ssl=tls)
     made.port = server.sockets[0].getsockname()[1]
     try:
         yield made

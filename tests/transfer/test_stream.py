@@ -312,7 +312,7 @@ async def client_turn(mitmproxy: taddons.context) -> AsyncIterator[tuple[Turn, a
     handler = server.SimpleConnectionHandler(reader, writer, ctx.options, client.proxy_mode, {})
     handler.transports = {client: server.ConnectionIO(None, reader, writer)}
     ctx.master.addons.get("proxyserver").connections[client.id] = handler
-    yield Turn(Pieces(b"one"), client), their_reader
+    yield Turn(Pieces(b"one"), client, str), their_reader
     writer.close()
     their_writer.close()
 
@@ -633,7 +633,7 @@ def test_guard_the_queue_that_tells_of_a_client_that_left() -> None:
 
 
 def test_guard_our_hook() -> None:
-    hook = RegistryTurnHook(Turn(Pieces(), tflow.tclient_conn()))
+    hook = RegistryTurnHook(Turn(Pieces(), tflow.tclient_conn(), str))
     assert hook.name == "registry_turn", "hooks are no longer named for their class"
     assert hook.blocking is True, "hooks no longer block the layer that starts them"
     assert callable(getattr(StreamLayers, hook.name))

@@ -41,6 +41,12 @@ class Receiving:
     def receive(self, chunk: bytes) -> None:
         self.body += chunk
 
+    def room(self) -> memoryview | None:
+        raise AssertionError("plain HTTP goes through the layers")
+
+    def put(self, count: int) -> None:
+        raise AssertionError(f"{count} bytes were put nowhere")
+
     async def ready(self) -> None:
         if not self.open.is_set():
             self.waiting.set()
