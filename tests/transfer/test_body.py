@@ -43,6 +43,16 @@ def pieces(body: Body) -> list[bytes]:
     while not body.ended:
         found.append(body.read())
     assert body.read() == b""
+    assert body.read_into(memoryview(bytearray(PIECE))) == 0
+    body.close()
+    return found
+
+
+def poured(body: Body) -> list[bytes]:
+    """As `pieces`, into a buffer."""
+    found, buffer = [], memoryview(bytearray(PIECE))
+    while not body.ended:
+        found.append(bytes(buffer[: body.read_into(buffer)]))
     body.close()
     return found
 
@@ -61,6 +71,7 @@ def pieces(body: Body) -> list[bytes]:
 )
 def test_a_span_comes_in_pieces(blob: Path, start: int, stop: int) -> None:
     found = pieces(StoredBody(reader(blob), Span(start, stop)))
+    assert poured(StoredBody(reader(blob), Span(start, stop))) == found
     assert b"".join(found) == CONTENT[start:stop]
     assert all(len(piece) == PIECE for piece in found[:-1])
     assert all(0 < len(piece) <= PIECE for piece in found)
@@ -79,6 +90,8 @@ def test_a_blob_that_was_cut_short_on_disk(tmp_path: Path) -> None:
     assert body.read() == b"short"
     with pytest.raises(OSError, match="the blob ends at 5, before 10"):
         body.read()
+    with pytest.raises(OSError, match="the blob ends at 5, before 10"):
+        body.read_into(memoryview(bytearray(PIECE)))
     body.close()
 
 
@@ -122,6 +135,11 @@ def test_several_spans_are_parts(blob: Path, spans: list[Span]) -> None:
         )
         for span in spans
     ]
+
+
+def test_parts_are_read_into_a_buffer_as_well(blob: Path) -> None:
+    body = multipart(blob, [Span(0, PIECE + 1), Span(7, 9)])
+    assert len(b"".join(poured(body))) == body.length
 
 
 def test_each_body_has_a_boundary_of_its_own(blob: Path) -> None:

@@ -17,7 +17,7 @@ from addon.registry.ranges import Span
 from addon.store.disk import Store
 from addon.transfer import fill as module
 from addon.transfer.body import BodyBroken
-from addon.transfer.fill import BATCH, BOUND, Fill, GrowingBody, State, Stretch
+from addon.transfer.fill import BATCH, BOUND, Fill, GrowingBody, Nobody, State, Stretch
 from addon.transfer.upstream import UpstreamError
 
 from .. import doubles
@@ -75,6 +75,19 @@ class Filling:
         assert self.stretch
         for piece in pieces:
             self.stretch.receive(piece)
+
+    def put(self, *pieces: bytes) -> None:
+        """As `send`, past mitmproxy's layers."""
+        assert self.stretch
+        for piece in pieces:
+            left = piece
+            while left:
+                room = self.stretch.room()
+                assert room
+                count = min(len(room), len(left))
+                room[:count] = left[:count]
+                self.stretch.put(count)
+                left = left[count:]
 
     async def over(self) -> None:
         """Wait until the fill has ended, in whichever way."""
@@ -840,3 +853,80 @@ def test_pauses_grow(monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
     monkeypatch.setattr(module, "_FIRST_PAUSE_SECONDS", 0.25)
     longest = min(0.25 * 2 ** (failures - 1), 8)
     assert longest / 2 <= module._pause(failures) <= longest
+
+
+# What comes past mitmproxy's layers.
+
+
+async def test_what_is_put_is_the_blob(store: Store, start: Start) -> None:
+    content = CONTENT * 60
+    filling = start(content).begin(200, sized(content))
+    # The layers bring what came with the head, and the end.
+    filling.send(content[:1000])
+    filling.put(*cut(content[1000:-1], 70_001))
+    filling.send(content[-1:])
+    filling.exchange.finish()
+    await filling.over()
+    assert stored(store, filling.fill.digest) == content
+
+
+async def test_what_is_put_is_skipped_where_upstream_starts_over(store: Store, start: Start) -> None:
+    await left_behind(start, CONTENT[:1000])
+    filling = start().begin(200, sized(CONTENT))
+    filling.put(*cut(CONTENT, 300))
+    filling.exchange.finish()
+    await filling.over()
+    assert stored(store, filling.fill.digest) == CONTENT
+
+
+async def test_more_is_put_than_announced(store: Store, start: Start) -> None:
+    filling = start().begin(size=len(CONTENT))
+    filling.put(CONTENT, b"more")
+    filling.exchange.finish()
+    await filling.over()
+    assert filling.fill.reason == f"{filling.fill.digest}: more than {len(CONTENT)} bytes came"
+    assert not ingests(store)
+
+
+async def test_there_is_no_room_while_so_much_waits_for_the_disk(
+    store: Store, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytes(BOUND + 2 * BATCH)
+    filling = start(content).begin(200, sized(content))
+    gate = Gate(filling, "write", monkeypatch)
+    assert filling.stretch
+    filling.put(content[:BOUND])
+    await gate.entered()
+    assert filling.stretch.room() is None
+    gate.open.set()
+    await asyncio.wait_for(filling.stretch.ready(), doubles.BOUND)
+    filling.put(content[BOUND:])
+    filling.exchange.finish()
+    await filling.over()
+    assert stored(store, filling.fill.digest) == content
+
+
+async def test_basins_are_filled_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    basins: list[bytearray] = []
+    monkeypatch.setattr(module, "_basins", basins)
+    content = CONTENT * 60
+    filling = start(content).begin(200, sized(content))
+    filling.put(content[:-1])
+    filling.send(content[-1:])
+    filling.exchange.finish()
+    await filling.over()
+    used = [id(basin) for basin in basins]
+    assert used
+    filling = start(CONTENT).begin(200, sized(CONTENT))
+    filling.put(CONTENT)
+    assert len(basins) == len(used) - 1
+    filling.exchange.finish()
+    await filling.over()
+    assert {id(basin) for basin in basins} == set(used)
+
+
+def test_nobody_has_room() -> None:
+    nobody = Nobody()
+    nobody.receive(b"x")
+    nobody.put(0)
+    assert nobody.room() is None
