@@ -44,6 +44,11 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
         "check",
         "Who is given a stored blob: check (those who may pull it from upstream) or trust (everybody).",
     ),
+    "registry_access_grace": (
+        int,
+        3600,
+        "For how many seconds an expired permission to pull stands where the registry cannot be asked; 0: not at all.",
+    ),
     "registry_max_fills": (
         int,
         16,
@@ -131,6 +136,7 @@ class Pulltap:
             docker_config=options.registry_docker_config,
             max_fills=options.registry_max_fills,
             fill_connections=options.registry_fill_connections,
+            access_grace=options.registry_access_grace,
             registries=settings.parse_registries(self._file.values.get(settings.REGISTRIES)),
         )
 
