@@ -17,6 +17,7 @@ from addon.settings import ConfigError, ConfigFile
 from addon.store.errors import StoreError
 from addon.transfer.direct import let_clients_choose_ciphers
 from addon.transfer.dispatch import Dispatch
+from addon.transfer.heads import bound_heads, unbound_heads
 from addon.transfer.stream import StreamLayers
 from addon.ui.banner import announce
 from addon.ui.pages import Pages
@@ -120,6 +121,7 @@ class Pulltap:
             self._dispatch = Dispatch(ctx.master.addons)
             self._dispatch.install()
             let_clients_choose_ciphers()
+            bound_heads()
         self._dispatch.forget()
 
     def _settings(self) -> settings.Settings:
@@ -160,6 +162,7 @@ class Pulltap:
         """Break the fills and close the store (mitmproxy's hook for the end)."""
         if self._dispatch is not None:
             self._dispatch.uninstall()
+            unbound_heads()
         if self._parts is not None:
             await self._parts.close()
 
