@@ -21,7 +21,7 @@ from addon.registry.digest import Digest
 from addon.registry.errors import ErrorCode, SpecError
 from addon.registry.ranges import ByteRange
 from addon.registry.routes import Kind
-from addon.settings import Access
+from addon.settings import Access, Auth
 from addon.store.blob import BlobReader
 from addon.store.errors import StoreError
 from addon.transfer import answers
@@ -121,6 +121,7 @@ class Pullthrough:
                     if isinstance(held, BlobReader):
                         return held, cache_status.HIT
                     if flow.request.method == "GET" and held.state is not State.BROKEN:
+                        held.joined(await self._joining(flow, target))
                         return held, cache_status.COLLAPSED
                 if not _starts_a_fill(flow.request, wanted):
                     return None
@@ -222,6 +223,13 @@ class Pullthrough:
             return outcome
         parts.verdicts.record(target.identity, repository, source.grant.credential)
         return outcome.fill, cache_status.STORED if outcome.started else cache_status.COLLAPSED
+
+    async def _joining(self, flow: http.HTTPFlow, target: Target) -> BlobSource:
+        """Whom to ask for this client, should that become necessary: no token is asked for it before."""
+        own = flow.request.headers.get("authorization")
+        asker = await self._parts.grants.asker(target.registry, own, secure=target.scheme == "https")
+        injected = own is None and target.registry.auth is Auth.INJECT
+        return self._source(flow, target, Grant(own, asker, injected))
 
     def _source(self, flow: http.HTTPFlow, target: Target, grant: Grant) -> BlobSource:
         return BlobSource(self._parts.upstream, self._parts.grants, target, grant, flow)

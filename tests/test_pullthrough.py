@@ -575,6 +575,28 @@ async def test_a_refusal_of_the_first_is_not_the_seconds(proxy: Proxy, hub: Hub)
     assert ((await owner).how, (await owner).body) == (MISS, CONTENT)
 
 
+async def test_a_refusal_midway_is_not_that_of_those_who_joined(proxy: Proxy, hub: Hub) -> None:
+    hub.private["private/one"] = {"owner", "second"}
+    digest = hub.push("private/one", CONTENT)
+    upstream = proxy.parts.upstream
+    assert isinstance(upstream, FakeUpstream)
+    upstream.reply = lambda question: hub.reply(question) if question.request.method == "HEAD" else None
+    owner = asyncio.create_task(proxy.ask(digest, "private/one", Authorization="Bearer owner"))
+    question = await upstream.question()
+    question.begin(200, Content_Length=str(len(CONTENT)))
+    second = asyncio.create_task(proxy.ask(digest, "private/one", Authorization="Bearer second"))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    hub.private["private/one"] = {"second"}
+    hub.asked()
+    upstream.reply = hub.reply
+    question.send(CONTENT[:1000])
+    question.finish("cut")
+    assert ((await second).how, (await second).body) == (JOIN, CONTENT)
+    assert (await owner).body == CONTENT
+    assert hub.asked() == [f"GET {HUB}/private/one 1000- as owner", f"GET {HUB}/private/one 1000- as second"]
+
+
 async def test_who_waits_for_his_turn_is_asked_about_once_the_fill_has_begun(start: Start, hub: Hub) -> None:
     proxy = start(max_fills=1)
     hub.private["private/one"] = {"owner"}
