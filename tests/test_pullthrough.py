@@ -491,6 +491,28 @@ async def test_the_layers_of_an_image_are_asked_about_once(start: Start, hub: Hu
     assert sorted(hub.asked()) == [f"HEAD {HUB}/{REPOSITORY} as alice", f"HEAD {HUB}/{REPOSITORY} as other"]
 
 
+async def test_the_answer_about_one_blob_is_none_about_another(start: Start, hub: Hub) -> None:
+    first = start()
+    hub.private["private/one"] = {"owner"}
+    secret = hub.push("private/one", CONTENT)
+    await first.ask(secret, "private/one", Authorization="Bearer owner")
+    public = hub.push(REPOSITORY, b"something")
+    await first.ask(public)
+    await first.settled()
+    again = start()
+    upstream = again.parts.upstream
+    assert isinstance(upstream, FakeUpstream)
+    upstream.reply = lambda question: hub.reply(question) if question.request.path.startswith("/token") else None
+    # Whoever comes second finds the first one's question under way, which is about another blob.
+    asking = [asyncio.create_task(again.ask(digest)) for digest in (public, secret)]
+    for number in (1, 2):
+        hub.reply(await upstream.question(number))
+    hit, refused = [await task for task in asking]
+    assert (hit.how, hit.body) == (HIT, b"something")
+    assert refused.status == 0
+    assert not again.parts.store.provenance.belongs(HUB, REPOSITORY, secret)
+
+
 async def test_who_stops_asking_does_not_take_the_answer_along(start: Start, hub: Hub, digest: Digest) -> None:
     first = start()
     await first.ask(digest)

@@ -561,7 +561,7 @@ async def test_another_addons_choice_is_not_judged(
 
 
 async def test_behind_an_upstream_proxy_names_are_its_business(
-    upstream: Upstream, looked_up: Names, mitmproxy: taddons.context
+    upstream: Upstream, looked_up: Names, mitmproxy: taddons.context, caplog: pytest.LogCaptureFixture
 ) -> None:
     looked_up.judged = {"inside.example": ["10.0.0.1"]}
     async with origin(always(answer("200 OK", b"blob"))) as proxy:
@@ -570,6 +570,7 @@ async def test_behind_an_upstream_proxy_names_are_its_business(
         response, exchange = await upstream.ask(request, CLIENT, "a test", module.collect, Reach.PUBLIC)
     assert (response.raw_content, exchange.reach) == (b"blob", Reach.ANYWHERE)
     assert "inside.example" not in looked_up.asked
+    assert "crashed" not in caplog.text
     assert proxy.heads[0].startswith("GET http://inside.example/ HTTP/1.1\n")
 
 
