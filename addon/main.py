@@ -17,6 +17,7 @@ from addon.settings import ConfigError, ConfigFile
 from addon.store.errors import StoreError
 from addon.transfer.direct import let_clients_choose_ciphers
 from addon.transfer.dispatch import Dispatch
+from addon.transfer.heads import bound_heads, unbound_heads
 from addon.transfer.stream import StreamLayers
 from addon.ui.banner import announce
 from addon.ui.pages import Pages
@@ -43,6 +44,11 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
         str,
         "check",
         "Who is given a stored blob: check (those who may pull it from upstream) or trust (everybody).",
+    ),
+    "registry_access_grace": (
+        int,
+        3600,
+        "For how many seconds an expired permission to pull stands where the registry cannot be asked; 0: not at all.",
     ),
     "registry_max_fills": (
         int,
@@ -115,6 +121,7 @@ class Pulltap:
             self._dispatch = Dispatch(ctx.master.addons)
             self._dispatch.install()
             let_clients_choose_ciphers()
+            bound_heads()
         self._dispatch.forget()
 
     def _settings(self) -> settings.Settings:
@@ -131,6 +138,7 @@ class Pulltap:
             docker_config=options.registry_docker_config,
             max_fills=options.registry_max_fills,
             fill_connections=options.registry_fill_connections,
+            access_grace=options.registry_access_grace,
             registries=settings.parse_registries(self._file.values.get(settings.REGISTRIES)),
         )
 
@@ -154,6 +162,7 @@ class Pulltap:
         """Break the fills and close the store (mitmproxy's hook for the end)."""
         if self._dispatch is not None:
             self._dispatch.uninstall()
+            unbound_heads()
         if self._parts is not None:
             await self._parts.close()
 

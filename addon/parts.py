@@ -36,7 +36,7 @@ class Parts:
         self.store = Store(settings.store)
         self.upstream = Upstream()
         self.grants = Grants(Tokens(TokenService(self.upstream).fetch, clock), clock)
-        self.verdicts = Verdicts(clock)
+        self.verdicts = Verdicts(clock, settings.access_grace)
         self.fills = Fills(self.store, most=settings.max_fills, connections=settings.fill_connections)
         self.sizes: LRUCache[tuple[str, str, Digest], int] = LRUCache(_DESCRIPTORS)
         """Lengths in bytes of a registry's repository's blobs, out of the descriptors of manifests that passed."""

@@ -123,18 +123,22 @@ class Passthrough:
         if under_way := self._parts.under_way.get(flow):
             target, grant = under_way
             if flow.response.status_code == 401 and not flow.response.stream:
-                await self._again(flow, target, grant)
-            if flow.request.method in READ and 200 <= flow.response.status_code < 400:
+                grant = await self._again(flow, target, grant)
+            if flow.request.method in READ:
                 self._learn(flow, flow.response, target, grant)
         if flow.request.method == "HEAD":
             # Answers made here have a body, whose length stays in their head (RFC 9110, section 9.3.2).
             flow.response.raw_content = b""
 
-    async def _again(self, flow: http.HTTPFlow, target: Target, grant: Grant) -> None:
-        """Repeat a request without a body with a fresh token; a second refusal is the client's to see."""
+    async def _again(self, flow: http.HTTPFlow, target: Target, grant: Grant) -> Grant:
+        """Repeat a request without a body with a fresh token; a second refusal is the client's to see.
+
+        Returns:
+            What the request carried whose answer the client gets.
+        """
         assert flow.response
         if target.route.kind is Kind.PING:
-            return
+            return grant
         challenges = flow.response.headers.get_all("www-authenticate")
         try:
             fresh = await self._parts.grants.renew(
@@ -152,6 +156,7 @@ class Passthrough:
                 purpose = "pulltap: again, with a fresh token"
                 answer, _ = await self._parts.upstream.ask(request, flow.client_conn, purpose)
                 flow.response = answer.copy()
+                grant = fresh
         except TokenUnavailable as e:
             flow.response = answers.unavailable(e)
         except UpstreamError as e:
@@ -159,12 +164,17 @@ class Passthrough:
         if target.route.kind is Kind.BLOB:
             flow.response.headers[cache_status.NAME] = cache_status.BYPASS
         self._parts.note_refusal(flow, target, grant, flow.response)
+        return grant
 
     def _learn(self, flow: http.HTTPFlow, response: http.Response, target: Target, grant: Grant) -> None:
         route = target.route
         # Where one address serves several hosts, the answer of another one says nothing about this registry.
         named = flow.request.pretty_host.lower().rstrip(".") == target.host.lower().rstrip(".")
-        if named and route.kind is Kind.MANIFEST and response.status_code == 200:
+        if not named or route.kind is not Kind.MANIFEST:
+            return
+        if response.status_code in (401, 403):
+            self._parts.verdicts.forget(target.identity, route.repository, grant.credential)
+        elif response.status_code == 200:
             self._parts.verdicts.record(target.identity, route.repository, grant.credential)
             if flow.request.method == "GET" and response.raw_content:
                 found = descriptors(response.raw_content).items()

@@ -6,26 +6,28 @@ sends the client's own request upstream; `addon.passthrough` sees to its token, 
 """
 
 import logging
+from dataclasses import dataclass, field
 
 from mitmproxy import http
 from mitmproxy.log import ALERT
 from mitmproxy.utils.strutils import escape_control_characters
 
 from addon.auth.grants import Grant
-from addon.auth.tokens import TokenUnavailable
+from addon.auth.shared import Shared
+from addon.auth.tokens import TokenUnavailable, waiting_time
 from addon.parts import Parts
 from addon.registry import cache_status
 from addon.registry.digest import Digest
-from addon.registry.errors import SpecError
+from addon.registry.errors import ErrorCode, SpecError
 from addon.registry.ranges import ByteRange
 from addon.registry.routes import Kind
-from addon.settings import Access
+from addon.settings import Access, Auth
 from addon.store.blob import BlobReader
 from addon.store.errors import StoreError
 from addon.transfer import answers
 from addon.transfer.blob_answer import asked_ranges, blob_answer
 from addon.transfer.fill import Fill, State
-from addon.transfer.fills import NotStorable, Refused, Wanted
+from addon.transfer.fills import NotStorable, Overtaken, Refused, Wanted
 from addon.transfer.source import BlobSource
 from addon.transfer.target import Target, recognise
 from addon.transfer.upstream import UpstreamError
@@ -33,11 +35,45 @@ from addon.transfer.upstream import UpstreamError
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Whether somebody may pull from a repository, and, where that is not known, whether a blob belongs to it.
+
+    The same question is asked once for all who have it at the same time: a whole image, whose layers belong to their
+    repository, costs one.
+    """
+
+    registry: str
+    repository: str
+    asker: str
+    digest: Digest | None
+    """The blob; None where it is known to belong to the repository, so that the answer holds for all that do."""
+    flow: http.HTTPFlow = field(compare=False)
+    """One of those who ask, on whose behalf it is."""
+    target: Target = field(compare=False)
+
+
+class _Unanswered(Exception):
+    """Upstream has trouble of its own (429 or 5xx), so that nothing is known about the client."""
+
+    def __init__(self, host: str, answer: http.Response) -> None:
+        super().__init__(f"{host} answered {answer.status_code}")
+        self.retry_after = waiting_time(answer.headers.get("retry-after"))
+
+
+def _nobody_knows(repository: str, cause: Exception) -> SpecError:
+    """The refusal of a client about whom upstream cannot be asked; it is to come again."""
+    retry_after = getattr(cause, "retry_after", None) or waiting_time(None)
+    message = f"whether you may pull from {repository} cannot be asked now: {cause}"
+    return SpecError(503, ErrorCode.DENIED, message, {"Retry-After": retry_after})
+
+
 class Pullthrough:
     """Answers blob requests out of the store, and fills it."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._questions = Shared(self._ask)
 
     async def request(self, flow: http.HTTPFlow) -> None:
         """Answer a blob request (mitmproxy's hook for a request that is there in full)."""
@@ -62,35 +98,38 @@ class Pullthrough:
     async def _answer(self, flow: http.HTTPFlow, target: Target) -> http.Response | None:
         digest = target.route.blob()
         wanted = asked_ranges(flow.request, digest)
-        own = flow.request.headers.get("authorization")
-        grant = await self._parts.grants.grant(target.registry, target.route, own, secure=target.scheme == "https")
-        found = await self._find(flow, target, grant, digest, wanted) if digest.verifiable else None
+        found = await self._find(flow, target, digest, wanted) if digest.verifiable else None
         match found:
             case (BlobReader() | Fill() as source, str(status)):
                 return blob_answer(source, digest, flow.request, wanted, status)
             case Refused(response):
                 return response.copy()
             case None:
-                self._parts.send_on(flow, target, grant)
+                self._parts.send_on(flow, target, await self._grant(flow, target))
                 return None
 
     async def _find(
-        self, flow: http.HTTPFlow, target: Target, grant: Grant, digest: Digest, wanted: list[ByteRange]
+        self, flow: http.HTTPFlow, target: Target, digest: Digest, wanted: list[ByteRange]
     ) -> tuple[BlobReader | Fill, str] | Refused | None:
         """Where the blob comes from: the store, a fill, or (None) upstream, by the client's own request."""
         try:
-            if held := self._held(target, digest):
-                if not await self._may_read(flow, target, grant, held, digest):
+            while True:
+                if held := self._held(target, digest):
+                    if not await self._may_read(flow, target, held, digest):
+                        # Upstream says itself, to the client's own request, why not.
+                        return None
                     if isinstance(held, BlobReader):
-                        held.close()
-                    # Upstream says itself, to the client's own request, why not.
+                        return held, cache_status.HIT
+                    if flow.request.method == "GET" and held.state is not State.BROKEN:
+                        held.joined(await self._joining(flow, target))
+                        return held, cache_status.COLLAPSED
+                if not _starts_a_fill(flow.request, wanted):
                     return None
-                if isinstance(held, BlobReader):
-                    return held, cache_status.HIT
-                if flow.request.method == "GET" and held.state is not State.BROKEN:
-                    return held, cache_status.COLLAPSED
-            if _starts_a_fill(flow.request, wanted):
-                return await self._fill(flow, target, grant, digest)
+                try:
+                    return await self._fill(flow, target, digest)
+                except Overtaken:
+                    # There is a fill by now, whose blob this client may read or not.
+                    continue
         except (NotStorable, StoreError) as e:
             logger.warning("%s; it passes through", e)
         return None
@@ -108,32 +147,74 @@ class Pullthrough:
                 logger.warning("blob %s cannot be read, and is fetched again: %s", digest.short, e.strerror)
         return None
 
-    async def _may_read(
-        self, flow: http.HTTPFlow, target: Target, grant: Grant, held: BlobReader | Fill, digest: Digest
-    ) -> bool:
-        """Whether upstream would give this blob, in this repository, to this credential."""
+    async def _may_read(self, flow: http.HTTPFlow, target: Target, held: BlobReader | Fill, digest: Digest) -> bool:
+        """Whether upstream would give this blob, in this repository, to this client; a reader is closed where not.
+
+        Raises:
+            SpecError: 503, upstream cannot be asked, and did not say so a short while ago.
+        """
+        allowed = False
+        try:
+            allowed = await self._is_allowed(flow, target, held, digest)
+        finally:
+            if not allowed and isinstance(held, BlobReader):
+                held.close()
+        return allowed
+
+    async def _is_allowed(self, flow: http.HTTPFlow, target: Target, held: BlobReader | Fill, digest: Digest) -> bool:
         parts, repository = self._parts, target.route.repository
         if parts.settings.access is Access.TRUST:
             return True
-        if parts.verdicts.may_pull(target.identity, repository, grant.credential) and (
-            repository in parts.fills.repositories(target.identity, digest)
-            or parts.store.provenance.belongs(target.identity, repository, digest)
-        ):
+        own = flow.request.headers.get("authorization")
+        asker = await parts.grants.asker(target.registry, own, secure=target.scheme == "https")
+        belongs = repository in parts.fills.repositories(target.identity, digest) or parts.store.provenance.belongs(
+            target.identity, repository, digest
+        )
+        if belongs and parts.verdicts.may_pull(target.identity, repository, asker):
             return True
-        source = self._source(flow, target, grant)
-        if (await source.head()).status_code >= 400:
-            return False
-        parts.verdicts.record(target.identity, repository, source.grant.credential)
-        if isinstance(held, Fill):
+        question = _Question(target.identity, repository, asker, None if belongs else digest, flow, target)
+        try:
+            allowed = await self._questions.answer(question)
+        except (UpstreamError, TokenUnavailable, _Unanswered) as e:
+            if not belongs or not parts.verdicts.could_pull(target.identity, repository, asker):
+                raise _nobody_knows(repository, e) from e
+            logger.warning(
+                "%s: what was allowed until a moment ago stands, since upstream cannot be asked: %s", repository, e
+            )
+            return True
+        if allowed and isinstance(held, Fill):
+            # Written down once the blob is there: until then, a registry may say so and never deliver it.
             held.repositories.add(repository)
-        else:
+        elif allowed:
             parts.store.provenance.record(target.identity, repository, digest)
-        return True
+        return allowed
 
-    async def _fill(
-        self, flow: http.HTTPFlow, target: Target, grant: Grant, digest: Digest
-    ) -> tuple[Fill, str] | Refused:
+    async def _ask(self, question: "_Question") -> bool:
+        """Ask upstream, for all who want to know the same thing now.
+
+        Raises:
+            UpstreamError: no answer came.
+            TokenUnavailable: the token service cannot help now.
+            _Unanswered: upstream has trouble of its own.
+        """
+        parts, target = self._parts, question.target
+        source = self._source(question.flow, target, await self._grant(question.flow, target))
+        answer = await source.head()
+        if answer.status_code == 429 or answer.status_code >= 500:
+            raise _Unanswered(target.host, answer)
+        allowed = answer.status_code < 400
+        change = parts.verdicts.record if allowed else parts.verdicts.forget
+        for credential in {question.asker, source.grant.credential}:
+            change(question.registry, question.repository, credential)
+        return allowed
+
+    async def _grant(self, flow: http.HTTPFlow, target: Target) -> Grant:
+        own = flow.request.headers.get("authorization")
+        return await self._parts.grants.grant(target.registry, target.route, own, secure=target.scheme == "https")
+
+    async def _fill(self, flow: http.HTTPFlow, target: Target, digest: Digest) -> tuple[Fill, str] | Refused:
         parts, repository = self._parts, target.route.repository
+        grant = await self._grant(flow, target)
         wanted = Wanted(target.identity, repository, digest, grant.credential)
         source = self._source(flow, target, grant)
         outcome = await parts.fills.start(wanted, source, parts.sizes.get((target.identity, repository, digest)))
@@ -142,6 +223,13 @@ class Pullthrough:
             return outcome
         parts.verdicts.record(target.identity, repository, source.grant.credential)
         return outcome.fill, cache_status.STORED if outcome.started else cache_status.COLLAPSED
+
+    async def _joining(self, flow: http.HTTPFlow, target: Target) -> BlobSource:
+        """Whom to ask for this client, should that become necessary: no token is asked for it before."""
+        own = flow.request.headers.get("authorization")
+        asker = await self._parts.grants.asker(target.registry, own, secure=target.scheme == "https")
+        injected = own is None and target.registry.auth is Auth.INJECT
+        return self._source(flow, target, Grant(own, asker, injected))
 
     def _source(self, flow: http.HTTPFlow, target: Target, grant: Grant) -> BlobSource:
         return BlobSource(self._parts.upstream, self._parts.grants, target, grant, flow)

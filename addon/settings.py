@@ -80,7 +80,11 @@ DOCKER_HUB = Registry("registry-1.docker.io", auth=Auth.INJECT, realms=("auth.do
 # What image references call Docker Hub, where no registry answers, and a name of the same registry that some clients
 # use (go-containerregistry: crane, ko, kaniko).
 _HUB_REFERENCE, HUB_ALIAS = "docker.io", "index.docker.io"
-_KNOWN = {DOCKER_HUB.host: DOCKER_HUB}
+# Where the tokens of the well-known public ones are made: for most at their own host, which needs no saying
+# (ghcr.io/token, quay.io/v2/auth, gcr.io/v2/token, public.ecr.aws/token/). registry.k8s.io and mcr.microsoft.com want
+# none for a pull.
+_GITLAB = Registry("registry.gitlab.com", realms=("gitlab.com",))
+_KNOWN = {registry.host: registry for registry in (DOCKER_HUB, _GITLAB)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,8 @@ class Settings:
     """How many blobs may be fetched at once."""
     fill_connections: int
     """Over how many connections a large blob is fetched."""
+    access_grace: int
+    """For how many seconds an expired verdict stands where upstream cannot be asked."""
 
     def registry(self, scheme: str, host: str, port: int) -> Registry | None:
         """The registry at this address; None where the address is of no concern to Pulltap."""
@@ -127,6 +133,7 @@ def parse(
     docker_config: str,
     max_fills: int,
     fill_connections: int,
+    access_grace: int,
     registries: Mapping[str, Registry],
 ) -> Settings:
     """Put the options' values together.
@@ -150,6 +157,7 @@ def parse(
         docker_config=config,
         max_fills=_count(max_fills, "registry_max_fills"),
         fill_connections=_count(fill_connections, "registry_fill_connections"),
+        access_grace=_count(access_grace, "registry_access_grace", least=0),
     )
 
 
@@ -214,9 +222,9 @@ def _host(text: object, *place: str) -> str:
     return DOCKER_HUB.host if host in (_HUB_REFERENCE, HUB_ALIAS) else host
 
 
-def _count(number: int, key: str) -> int:
-    if number < 1:
-        raise ConfigError(f"{key} is {number}, but is to be 1 or more", key)
+def _count(number: int, key: str, least: int = 1) -> int:
+    if number < least:
+        raise ConfigError(f"{key} is {number}, but is to be {least} or more", key)
     return number
 
 

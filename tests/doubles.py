@@ -17,6 +17,7 @@ from mitmproxy.test import taddons, tflow
 
 from addon.registry.digest import Digest
 from addon.settings import Settings, parse
+from addon.transfer.addresses import Reach
 from addon.transfer.body import Body, BodyBroken
 from addon.transfer.upstream import Choose, Exchange, Receiver, UpstreamError, collect
 
@@ -32,7 +33,7 @@ def digest_of(content: bytes, algorithm: str = "sha256") -> Digest:
 def settings(**changes: object) -> Settings:
     """The settings as they are where nobody says otherwise, but for `changes` of the options of `parse`."""
     usual = {"hosts": [HUB, "ghcr.io"], "store": "", "max_size": 1 << 30, "access": "check", "docker_config": ""}
-    return parse(**{**usual, "max_fills": 8, "fill_connections": 4, "registries": {}, **changes})  # type: ignore[arg-type]
+    return parse(**{**usual, "max_fills": 8, "fill_connections": 4, "access_grace": 3600, "registries": {}, **changes})  # type: ignore[arg-type]
 
 
 def open_files() -> int:
@@ -92,6 +93,7 @@ class FakeExchange:
     def __init__(self, request: http.Request | None = None) -> None:
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.aborted = 0
+        self.reach = Reach.ANYWHERE
         self.flow = tflow.tflow()
         self.flow.comment = "pulltap: fill library/alpine"
         if request is not None:
@@ -126,6 +128,8 @@ class Question:
     choose: Choose
     exchange: FakeExchange
     answered: asyncio.Future[http.Response]
+    reach: Reach
+    """To which addresses it may connect."""
     receiver: Receiver | None = None
 
     def __str__(self) -> str:
@@ -174,10 +178,15 @@ class FakeUpstream:
         return flow in self.own
 
     async def ask(
-        self, request: http.Request, _client: connection.Client, purpose: str, choose: Choose = collect
+        self,
+        request: http.Request,
+        _client: connection.Client,
+        purpose: str,
+        choose: Choose = collect,
+        reach: Reach = Reach.ANYWHERE,
     ) -> tuple[http.Response, Exchange]:
         answered = asyncio.get_running_loop().create_future()
-        question = Question(request, purpose, choose, FakeExchange(request), answered)
+        question = Question(request, purpose, choose, FakeExchange(request), answered, reach)
         self.asked.append(question)
         self._came.set()
         if self.reply is not None:

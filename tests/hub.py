@@ -30,6 +30,8 @@ class Hub:
     """What the token services give to everybody."""
     failing: int = 0
     """With which status registries fail, if they do."""
+    head_status: int = 0
+    """With which status registries answer every HEAD, if not as they should."""
     token_status: int = 200
     coding: str = ""
     hostile: bool = False
@@ -65,6 +67,8 @@ class Hub:
         )
         if self.failing:
             question.fail(UpstreamError("no route to host", self.failing))
+        elif request.method == "HEAD" and self.head_status:
+            question.answer(self.head_status, Retry_After="7")
         elif who not in self.private.get(repository, {who}) or (who == "nobody" and request.host != "open.example"):
             challenge = CHALLENGE.format(host=request.host, repository=repository)
             question.answer(401, b'{"errors":[]}', WWW_Authenticate=challenge)

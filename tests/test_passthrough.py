@@ -14,7 +14,7 @@ from mitmproxy import flow as mitmflow
 from mitmproxy.proxy import context
 from mitmproxy.test import tflow
 
-from addon.auth.access import ANONYMOUS
+from addon.auth.access import ANONYMOUS, credential_of
 from addon.auth.grants import Grant
 from addon.parts import Parts
 from addon.passthrough import ACCEPT, Passthrough, descriptors
@@ -480,6 +480,40 @@ async def test_what_proves_nothing(proxy: Proxy, path: str, method: str, status:
     await proxy.answered(flow, status, MANIFEST)
     assert not proxy.parts.verdicts.may_pull(HUB, "library/alpine", grant.credential)
     assert not proxy.parts.sizes
+
+
+@pytest.mark.parametrize(("status", "stands"), [(401, False), (403, False), (404, True), (429, True), (503, True)])
+async def test_a_refusal_takes_back_what_was_proved(proxy: Proxy, clock: Clock, status: int, stands: bool) -> None:
+    flow = await proxy.headers(LATEST, Authorization="Bearer mine")
+    _, grant = proxy.parts.under_way[flow]
+    await proxy.answered(flow, 200, MANIFEST)
+    again = await proxy.headers(LATEST, Authorization="Bearer mine")
+    await proxy.answered(again, status, b"{}")
+    assert proxy.parts.verdicts.may_pull(HUB, "library/alpine", grant.credential) is stands
+    # Nor does its grace begin.
+    clock.now += 15 * 60
+    assert proxy.parts.verdicts.could_pull(HUB, "library/alpine", grant.credential) is stands
+
+
+async def test_the_refusal_of_one_takes_nothing_from_another(proxy: Proxy) -> None:
+    for who, status in (("Bearer mine", 200), ("Bearer other", 401)):
+        flow = await proxy.headers(LATEST, Authorization=who)
+        await proxy.answered(flow, status, MANIFEST)
+    assert proxy.parts.verdicts.may_pull(HUB, "library/alpine", credential_of("Bearer mine"))
+
+
+async def test_what_the_second_attempt_proves_is_kept_under_its_name(start: Start, hub: Hub, account: str) -> None:
+    proxy = start(docker_config=account)
+    hub.private["library/alpine"] = {"anonymous-of-the-account"}
+    hub.blobs["library/alpine", "latest"] = MANIFEST
+    # The token service refuses the account at first, so that the request goes out with nobody's name.
+    hub.token_status = 401
+    flow = await proxy.headers(LATEST)
+    assert proxy.parts.under_way[flow][1] == Grant(None, ANONYMOUS, injected=True)
+    hub.token_status = 200
+    assert (await proxy.answered(flow, 401, b"{}", **challenged())).status_code == 200
+    assert proxy.parts.verdicts.may_pull(HUB, "library/alpine", "injected user")
+    assert not proxy.parts.verdicts.may_pull(HUB, "library/alpine", ANONYMOUS)
 
 
 async def test_the_answer_of_another_host_proves_nothing(proxy: Proxy) -> None:

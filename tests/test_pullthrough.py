@@ -365,6 +365,292 @@ async def test_who_joins_may_read_as_well(proxy: Proxy, hub: Hub) -> None:
     assert proxy.parts.store.provenance.belongs(HUB, "public/one", digest)
 
 
+# Where upstream cannot be asked.
+
+
+OUTAGES = ["no answer", "429", "500", "503", "no token", "no token for 429"]
+
+
+async def outage(proxy: Proxy, hub: Hub, kind: str) -> None:
+    """Upstream has a bad hour, and no token is left from before it."""
+    proxy.parts.grants._tokens._cache.clear()
+    match kind:
+        case "no answer":
+            hub.failing = 504
+        case "no token":
+            hub.token_status = 503
+        case "no token for 429":
+            hub.token_status = 429
+        case status:
+            hub.head_status = int(status)
+
+
+@pytest.mark.parametrize("kind", OUTAGES)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_what_was_allowed_a_moment_ago_stands_while_upstream_cannot_be_asked(
+    *, proxy: Proxy, hub: Hub, digest: Digest, clock: Clock, kind: str, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await proxy.ask(digest)
+    await proxy.settled()
+    await outage(proxy, hub, kind)
+    clock.now += 15 * 60 + 3599
+    hit = await proxy.ask(digest, method=method)
+    assert (hit.status, hit.how, hit.body) == (200, HIT, CONTENT if method == "GET" else b"")
+    assert f"{REPOSITORY}: what was allowed until a moment ago stands" in caplog.text
+    clock.now += 1
+    refused = await proxy.ask(digest, method=method)
+    assert (refused.status, refused.how) == (503, BYPASS)
+
+
+@pytest.mark.parametrize("kind", OUTAGES)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_one_about_whom_nothing_is_known_is_to_come_again(
+    *, proxy: Proxy, hub: Hub, digest: Digest, kind: str, method: str
+) -> None:
+    await proxy.ask(digest, Authorization="Bearer alice")
+    await proxy.settled()
+    await outage(proxy, hub, kind)
+    refused = await proxy.ask(digest, method=method)
+    assert (refused.status, refused.how) == (503, BYPASS)
+    assert refused.headers["Retry-After"] == ("7" if kind != "no answer" else "10")
+    assert refused.headers["Content-Type"] == "application/json"
+    (error,) = json.loads(refused.body or b"")["errors"]
+    assert error["code"] == "DENIED"
+    assert error["message"].startswith(f"whether you may pull from {REPOSITORY} cannot be asked now: ")
+    # It was not passed on either.
+    assert refused.flow not in proxy.parts.under_way
+    assert (await proxy.ask(digest, Authorization="Bearer alice")).how == HIT
+
+
+async def test_a_digest_of_another_repository_has_no_grace(proxy: Proxy, hub: Hub, clock: Clock) -> None:
+    hub.private["private/one"] = {"owner"}
+    digest = hub.push("private/one", CONTENT)
+    await proxy.ask(digest, "private/one", Authorization="Bearer owner")
+    await proxy.settled()
+    public = hub.push(REPOSITORY, b"something")
+    await proxy.ask(public)
+    await proxy.settled()
+    clock.now += 15 * 60
+    await outage(proxy, hub, "503")
+    assert (await proxy.ask(public)).how == HIT
+    assert (await proxy.ask(digest)).status == 503
+    # Not within the quarter of an hour either.
+    hub.head_status = 0
+    await proxy.ask(public)
+    await outage(proxy, hub, "503")
+    assert (await proxy.ask(digest)).status == 503
+
+
+async def test_no_grace_where_none_is_configured(start: Start, hub: Hub, digest: Digest, clock: Clock) -> None:
+    proxy = start(access_grace=0)
+    await proxy.ask(digest)
+    await proxy.settled()
+    await outage(proxy, hub, "503")
+    clock.now += 15 * 60 - 1
+    assert (await proxy.ask(digest)).how == HIT
+    clock.now += 1
+    assert (await proxy.ask(digest)).status == 503
+
+
+async def test_a_refusal_ends_the_grace(proxy: Proxy, hub: Hub, digest: Digest, clock: Clock) -> None:
+    await proxy.ask(digest, Authorization="Bearer alice")
+    await proxy.settled()
+    clock.now += 15 * 60
+    hub.private[REPOSITORY] = {"owner"}
+    assert (await proxy.ask(digest, Authorization="Bearer alice")).status == 0
+    await outage(proxy, hub, "503")
+    assert (await proxy.ask(digest, Authorization="Bearer alice")).status == 503
+
+
+async def test_what_is_known_needs_no_token(proxy: Proxy, hub: Hub, digest: Digest) -> None:
+    await proxy.ask(digest)
+    await proxy.settled()
+    await outage(proxy, hub, "no token")
+    hub.asked()
+    assert (await proxy.ask(digest)).how == HIT
+    assert not hub.asked()
+
+
+async def test_the_layers_of_an_image_are_asked_about_once(start: Start, hub: Hub) -> None:
+    first = start()
+    digests = [hub.push(REPOSITORY, CONTENT + bytes([n])) for n in range(8)]
+    for digest in digests:
+        await first.ask(digest)
+    await first.settled()
+    again = start()
+    hub.asked()
+    replies = await asyncio.gather(*(again.ask(digest) for digest in digests))
+    assert {reply.how for reply in replies} == {HIT}
+    assert hub.asked() == ["token from auth.docker.io", f"HEAD {HUB}/{REPOSITORY} as anonymous"]
+    # Each credential is asked about by itself.
+    hub.private[REPOSITORY] = {"anonymous", "alice"}
+    alice = [again.ask(digest, Authorization="Bearer alice") for digest in digests]
+    other = [again.ask(digest, Authorization="Bearer other") for digest in digests]
+    replies = await asyncio.gather(*alice, *other)
+    assert [reply.how for reply in replies] == [HIT] * 8 + [None] * 8
+    assert sorted(hub.asked()) == [f"HEAD {HUB}/{REPOSITORY} as alice", f"HEAD {HUB}/{REPOSITORY} as other"]
+
+
+async def test_the_answer_about_one_blob_is_none_about_another(start: Start, hub: Hub) -> None:
+    first = start()
+    hub.private["private/one"] = {"owner"}
+    secret = hub.push("private/one", CONTENT)
+    await first.ask(secret, "private/one", Authorization="Bearer owner")
+    public = hub.push(REPOSITORY, b"something")
+    await first.ask(public)
+    await first.settled()
+    again = start()
+    upstream = again.parts.upstream
+    assert isinstance(upstream, FakeUpstream)
+    upstream.reply = lambda question: hub.reply(question) if question.request.path.startswith("/token") else None
+    # Whoever comes second finds the first one's question under way, which is about another blob.
+    asking = [asyncio.create_task(again.ask(digest)) for digest in (public, secret)]
+    for number in (1, 2):
+        hub.reply(await upstream.question(number))
+    hit, refused = [await task for task in asking]
+    assert (hit.how, hit.body) == (HIT, b"something")
+    assert refused.status == 0
+    assert not again.parts.store.provenance.belongs(HUB, REPOSITORY, secret)
+
+
+async def test_who_stops_asking_does_not_take_the_answer_along(start: Start, hub: Hub, digest: Digest) -> None:
+    first = start()
+    await first.ask(digest)
+    await first.settled()
+    again = start()
+    upstream = again.parts.upstream
+    assert isinstance(upstream, FakeUpstream)
+    upstream.reply = lambda question: hub.reply(question) if question.request.path.startswith("/token") else None
+    leaving, staying = (asyncio.create_task(again.ask(digest)) for _ in range(2))
+    question = await upstream.question(1)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    question.answer(200)
+    assert (await staying).how == HIT
+
+
+# Attacks.
+
+
+async def test_a_hostile_registry_gets_nothing_by_a_fill_that_it_never_ends(proxy: Proxy, hub: Hub) -> None:
+    hub.private["private/one"] = {"owner"}
+    digest = hub.push("private/one", CONTENT)
+    await proxy.ask(digest, "private/one", Authorization="Bearer owner")
+    await proxy.settled()
+    upstream = proxy.parts.upstream
+    assert isinstance(upstream, FakeUpstream)
+    upstream.reply = lambda question: question.answer(200) if question.request.method == "HEAD" else None
+    attacker = {"Authorization": "Bearer attacker"}
+    asking = asyncio.create_task(proxy.ask(digest, "mine/all", host="ghcr.io", **attacker))
+    question = await upstream.question(len(upstream.asked) - 1)
+    question.begin(200, Content_Length=str(len(CONTENT)))
+    # It says yes to a HEAD while its own fill is under way, and ends that fill with something else.
+    joining = asyncio.create_task(proxy.ask(digest, "mine/more", host="ghcr.io", **attacker))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    question.send(bytes(len(CONTENT)))
+    question.finish()
+    assert CONTENT[:100] not in ((await asking).body or b"")
+    assert CONTENT[:100] not in ((await joining).body or b"")
+    await proxy.settled()
+    for repository in ("mine/all", "mine/more"):
+        assert not proxy.parts.store.provenance.belongs("ghcr.io", repository, digest)
+    assert not proxy.parts.store.provenance.delivered_by("ghcr.io", digest)
+
+
+async def test_trust_proves_nothing_for_later(start: Start, hub: Hub, digest: Digest) -> None:
+    trusting = start(access="trust")
+    upstream = trusting.parts.upstream
+    assert isinstance(upstream, FakeUpstream)
+    upstream.reply = lambda question: None if str(question).startswith("GET /v2/") else hub.reply(question)
+    filling = asyncio.create_task(trusting.ask(digest))
+    question = await upstream.question(1)
+    question.begin(200, Content_Length=str(len(CONTENT)))
+    joining = asyncio.create_task(trusting.ask(digest, "mine/all"))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    question.send(CONTENT)
+    question.finish()
+    assert [(await task).how for task in (filling, joining)] == [MISS, JOIN]
+    await trusting.settled()
+    assert not trusting.parts.store.provenance.belongs(HUB, "mine/all", digest)
+
+
+# Who joins is asked about by himself.
+
+
+async def test_a_refusal_of_the_first_is_not_the_seconds(proxy: Proxy, hub: Hub) -> None:
+    hub.private["private/one"] = {"owner"}
+    digest = hub.push("private/one", CONTENT)
+    upstream = proxy.parts.upstream
+    assert isinstance(upstream, FakeUpstream)
+    upstream.reply = None
+    other = asyncio.create_task(proxy.ask(digest, "private/one", Authorization="Bearer other"))
+    first = await upstream.question()
+    owner = asyncio.create_task(proxy.ask(digest, "private/one", Authorization="Bearer owner"))
+    second = await upstream.question(1)
+    hub.reply(first)
+    refused = await other
+    assert (refused.status, refused.how, refused.body) == (401, BYPASS, b'{"errors":[]}')
+    assert not owner.done()
+    hub.reply(second)
+    assert ((await owner).how, (await owner).body) == (MISS, CONTENT)
+
+
+async def test_a_refusal_midway_is_not_that_of_those_who_joined(proxy: Proxy, hub: Hub) -> None:
+    hub.private["private/one"] = {"owner", "second"}
+    digest = hub.push("private/one", CONTENT)
+    upstream = proxy.parts.upstream
+    assert isinstance(upstream, FakeUpstream)
+    upstream.reply = lambda question: hub.reply(question) if question.request.method == "HEAD" else None
+    owner = asyncio.create_task(proxy.ask(digest, "private/one", Authorization="Bearer owner"))
+    question = await upstream.question()
+    question.begin(200, Content_Length=str(len(CONTENT)))
+    second = asyncio.create_task(proxy.ask(digest, "private/one", Authorization="Bearer second"))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    hub.private["private/one"] = {"second"}
+    hub.asked()
+    upstream.reply = hub.reply
+    question.send(CONTENT[:1000])
+    question.finish("cut")
+    assert ((await second).how, (await second).body) == (JOIN, CONTENT)
+    assert (await owner).body == CONTENT
+    assert hub.asked() == [f"GET {HUB}/private/one 1000- as owner", f"GET {HUB}/private/one 1000- as second"]
+
+
+async def test_who_waits_for_his_turn_is_asked_about_once_the_fill_has_begun(start: Start, hub: Hub) -> None:
+    proxy = start(max_fills=1)
+    hub.private["private/one"] = {"owner"}
+    digest = hub.push("private/one", CONTENT)
+    upstream = proxy.parts.upstream
+    assert isinstance(upstream, FakeUpstream)
+    upstream.reply = lambda question: hub.reply(question) if question.request.method == "HEAD" else None
+    owner = asyncio.create_task(proxy.ask(digest, "private/one", Authorization="Bearer owner"))
+    question = await upstream.question()
+    # They ask before it is known that there is anything to fill, and all wait for the only place.
+    waiting = [
+        asyncio.create_task(proxy.ask(digest, repository, Authorization=f"Bearer {who}"))
+        for repository, who in (("private/one", "other"), ("mine/all", "other"), ("private/one", "owner"))
+    ]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    question.begin(200, Content_Length=str(len(CONTENT)))
+    proxy.parts.fills._limit.release()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    question.send(CONTENT)
+    question.finish()
+    assert ((await owner).how, (await owner).body) == (MISS, CONTENT)
+    refused, foreign, shared = [await task for task in waiting]
+    assert (refused.status, foreign.status) == (0, 0)
+    assert (shared.how, shared.body) == (JOIN, CONTENT)
+    assert sorted(hub.asked()) == [f"HEAD {HUB}/mine/all as other", f"HEAD {HUB}/private/one as other"]
+    await proxy.settled()
+    assert not proxy.parts.store.provenance.belongs(HUB, "mine/all", digest)
+    proxy.parts.fills._limit._free -= 1
+
+
 # Tokens and refusals.
 
 

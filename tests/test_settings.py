@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,6 +41,7 @@ def parse(**changes: Any) -> Settings:
         "docker_config": "",
         "max_fills": 1,
         "fill_connections": 1,
+        "access_grace": 3600,
         "registries": {},
     }
     return settings.parse(**{**usual, **changes})
@@ -192,6 +194,8 @@ def test_each_known_registry_has_its_ways() -> None:
     assert found.registries["registry-1.docker.io"] == DOCKER_HUB
     assert (DOCKER_HUB.auth, DOCKER_HUB.realms) == (Auth.INJECT, ("auth.docker.io",))
     assert found.registries["ghcr.io"] == Registry("ghcr.io", Auth.PASSTHROUGH, Ping.UPSTREAM, (), None)
+    assert found.registries["registry.gitlab.com"] == Registry("registry.gitlab.com", realms=("gitlab.com",))
+    assert {name for name, registry in found.registries.items() if registry.auth is Auth.INJECT} == {DOCKER_HUB.host}
 
 
 def test_a_registry_with_settings_of_its_own_needs_no_second_mention() -> None:
@@ -215,6 +219,7 @@ def test_a_host_may_be_named_twice_or_none_at_all(hosts: list[str]) -> None:
         ({"access": ""}, "one of check, trust", "registry_access"),
         ({"max_fills": 0}, "registry_max_fills is 0, but is to be 1 or more", "registry_max_fills"),
         ({"fill_connections": -1}, "is -1, but is to be 1 or more", "registry_fill_connections"),
+        ({"access_grace": -1}, "registry_access_grace is -1, but is to be 0 or more", "registry_access_grace"),
         ({"store": "~nobody-of-that-name/store"}, "a home folder that is not known", "registry_store"),
         ({"docker_config": "/gone.json"}, "there is no /gone.json; docker login makes one", "registry_docker_config"),
         ({"docker_config": "/dev/null/x"}, "/dev/null/x cannot be read: Not a directory", "registry_docker_config"),
@@ -229,8 +234,9 @@ def test_values_that_mean_nothing(changes: dict[str, object], message: str, key:
 
 
 def test_values_that_mean_something() -> None:
-    found = parse(max_size=5, access="trust", max_fills=3, fill_connections=2)
+    found = parse(max_size=5, access="trust", max_fills=3, fill_connections=2, access_grace=0)
     assert (found.max_size, found.access, found.max_fills, found.fill_connections) == (5, Access.TRUST, 3, 2)
+    assert found.access_grace == 0
 
 
 def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -517,3 +523,18 @@ def test_the_shipped_file_shows_what_could_be_said(path: Path, tmp_path: Path, m
         assert file.values[name] == default or default == ""
     for key in ("auth", "ping", "realms", "credentials"):
         assert f"\n#   {key} " in SHIPPED.read_text()
+
+
+def test_the_realms_that_the_shipped_file_shows_are_built_in() -> None:
+    text = SHIPPED.read_text().partition("# registries:\n")[2]
+    lines = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("#   ")]
+    shown = yaml.safe_load("\n".join(lines))
+    known = {
+        name: entry["realms"] for name, entry in shown.items() if name in settings.DEFAULT_HOSTS and "realms" in entry
+    }
+    assert {name: list(registry.realms) for name, registry in settings._KNOWN.items()} == known
+    # One line is enough, so saying it changes nothing.
+    for name, realms in known.items():
+        assert parse_registries({name: {"auth": "inject", "realms": realms}}) == parse_registries(
+            {name: {"auth": "inject"}}
+        )

@@ -54,10 +54,15 @@ READ = ("GET", "HEAD")
 
 def scope_of(route: Route, method: str) -> str:
     """The scope that a request needs (distribution's "Token Scope Documentation"); empty for the ping."""
-    if route.repository:
+    # A name with a blank in it is no repository's, and would be read as several scopes.
+    if route.repository and route.repository.split() == [route.repository]:
         actions = "pull" if method in READ else "delete" if method == "DELETE" else "pull,push"
         return f"repository:{route.repository}:{actions}"
     return "registry:catalog:*" if route.kind is Kind.CATALOG else ""
+
+
+def _name(credential: Credential | None) -> str:
+    return f"injected {credential.user}" if credential else ANONYMOUS
 
 
 class Grants:
@@ -68,6 +73,18 @@ class Grants:
         self._clock = clock
         self._configs: dict[Path, DockerConfig] = {}
         self._learned: TTLCache[str, challenge.Challenge] = TTLCache(_MOST_LEARNED, _LEARNED_SECONDS, timer=clock)
+
+    async def asker(self, registry: Registry, own: str | None, *, secure: bool) -> str:
+        """The name under which the verdicts about a request that reads are kept; no token is asked for it.
+
+        Args:
+            registry: where it goes.
+            own: its own ``Authorization``, if it has one.
+            secure: whether it goes over TLS.
+        """
+        if own is not None:
+            return credential_of(own)
+        return _name(await self._credential(registry, secure) if registry.auth is Auth.INJECT else None)
 
     async def holds_credential(self, registry: Registry) -> bool:
         """Whether Pulltap was given a credential for this registry."""
@@ -139,13 +156,14 @@ class Grants:
         return replace(again, renewed=True)
 
     async def _inject(self, registry: Registry, scope: str, credential: Credential | None) -> Grant:
-        name = f"injected {credential.user}" if credential else ANONYMOUS
+        name = _name(credential)
         realm = self._realm(registry)
         if realm is None:
             learned = self._learned.get(registry.host)
             if learned is not None and learned.scheme == "basic" and credential and not credential.identity_token:
                 return Grant(credential.basic(), name, injected=True)
-            return NONE
+            # Nothing is known to inject, or nothing is needed. What upstream then says holds for all who bring nothing.
+            return Grant(None, name)
         try:
             token = await self._tokens.get(realm, scope, credential)
         except TokenRefused as e:

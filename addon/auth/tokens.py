@@ -8,6 +8,7 @@ need the same one at the same time share one question to the token service; a qu
 """
 
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ _DEFAULT_SECONDS = 60
 _MARGIN_SHARE, _MARGIN_SECONDS = 0.1, 30
 _MOST_TOKENS = 4096
 _RETRY_AFTER = "10"
+# Seconds or a date (RFC 9110, section 10.2.3); anything else is not passed on to a client.
+_WAIT = re.compile(r"[0-9A-Za-z,: ]{1,40}")
+# Characters; the longest that are known, with their certificates inside, have some 10,000.
+_LONGEST_TOKEN = 64 * 1024
 CLIENT_ID = "pulltap"
 
 
@@ -61,6 +66,11 @@ class TokenAnswer:
     retry_after: str | None = None
 
 
+def waiting_time(retry_after: str | None) -> str:
+    """A value for ``Retry-After``: the one that a server named, or, where it is none, ten seconds."""
+    return retry_after if retry_after and _WAIT.fullmatch(retry_after) else _RETRY_AFTER
+
+
 Fetch = Callable[[TokenQuestion], Awaitable[TokenAnswer]]
 """Asks a token service; raises OSError where it cannot be reached."""
 
@@ -71,7 +81,7 @@ class TokenUnavailable(Exception):
     def __init__(self, message: str, status: int = 503, retry_after: str | None = None) -> None:
         super().__init__(message)
         self.status = status
-        self.retry_after = retry_after or _RETRY_AFTER
+        self.retry_after = waiting_time(retry_after)
 
 
 class TokenRefused(Exception):
@@ -162,4 +172,6 @@ def _read(realm: Realm, body: bytes) -> _Token:
     # A token becomes a header: nothing may pass that could end the line.
     if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable():
         raise TokenUnavailable(f"the token service {realm.host} sent no token")
+    if len(value) > _LONGEST_TOKEN:
+        raise TokenUnavailable(f"the token service {realm.host} sent a token of {len(value)} characters")
     return _Token(value, lifetime - min(lifetime * _MARGIN_SHARE, _MARGIN_SECONDS))

@@ -19,6 +19,7 @@ import enum
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
@@ -55,6 +56,9 @@ _BASIN, _MOST_BASINS = 256 * 1024, 16
 _basins: list[Any] = []
 # What is put there is not wanted.
 _refuse = memoryview(bytearray(_BASIN))
+_REFUSALS = (401, 403, 404)
+# Of all who joined, so many are remembered: the last.
+_MOST_OTHERS = 4
 
 
 class State(enum.Enum):
@@ -187,6 +191,7 @@ class Fill:
         # Followers may come as long as somebody knows this fill, even once the ingest is over.
         self._reader = ingest.reader()
         self._source = source
+        self._others: deque[Source] = deque(maxlen=_MOST_OTHERS)
         self._executor = executor
         self._connections = connections
         self._work: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -338,6 +343,7 @@ class Fill:
 
     async def _ask(self, stretch: Stretch) -> Exchange:
         start, unfit = stretch.position, ""
+        source = self._source
 
         def choose(response: http.Response) -> Receiver | None:
             nonlocal unfit
@@ -353,11 +359,14 @@ class Fill:
 
         try:
             stop = stretch.stop if self._segmented else None
-            response, exchange = await self._source.get(start, stop, choose)
+            response, exchange = await source.get(start, stop, choose)
         except TokenUnavailable as e:
             raise UpstreamError(str(e)) from e
         if unfit or response.status_code not in (200, 206):
             await exchange.abort()
+            if response.status_code in _REFUSALS and source is self._source and self._others:
+                # That is what one client is told, and no reason to cut those who may.
+                self._source = self._others.popleft()
             raise UpstreamError(unfit or f"{exchange.flow.request.host} answered {response.status_code}")
         return exchange
 
@@ -448,6 +457,10 @@ class Fill:
         return await asyncio.shield(future)
 
     # The followers' side.
+
+    def joined(self, source: Source) -> None:
+        """Somebody else may read along: where the one who began it is refused midway, ask upstream on his behalf."""
+        self._others.append(source)
 
     @property
     def readable(self) -> int:

@@ -1,8 +1,9 @@
 """Which fills are under way: each blob is fetched once, whoever asks.
 
 Two clients with the same credential that miss the same blob share one request from its first byte on. Clients with
-different credentials each ask upstream for themselves, since a refusal of one says nothing about the other; as soon as
-one of them gets the blob, the others let theirs go and follow.
+different credentials, or in different repositories, each ask upstream for themselves, since neither a refusal nor a
+permission of one says anything about the other; those to whom upstream gives it as well let theirs go and follow the
+first.
 
 Only so many fills run at once. Those that wait get their turn by repository, so that an image of a hundred layers does
 not hold up one of three.
@@ -23,7 +24,7 @@ from mitmproxy.utils import human
 
 from addon.registry.digest import Digest
 from addon.store.disk import Store
-from addon.transfer.fill import Fill, Nobody, Stretch, check_coding, let_go
+from addon.transfer.fill import Fill, Nobody, State, Stretch, check_coding, let_go
 from addon.transfer.source import Source
 from addon.transfer.upstream import Exchange, Receiver, UpstreamError
 
@@ -60,6 +61,10 @@ class Refused:
 
 class NotStorable(Exception):
     """The blob can be had, but not stored; the message says why."""
+
+
+class Overtaken(Exception):
+    """Another request has begun to fill it. Whether this one may read along is still to be asked."""
 
 
 class FairLimit:
@@ -122,7 +127,7 @@ class Fills:
         self._executor = ThreadPoolExecutor(_WRITERS, thread_name_prefix="pulltap-writer")
         self._active: dict[tuple[str, Digest], Fill] = {}
         self._starting: dict[Wanted, asyncio.Task[Fill | Refused]] = {}
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], Fill] = {}
         self._progress: asyncio.Task[None] | None = None
 
     def active(self, registry: str, digest: Digest) -> Fill | None:
@@ -146,6 +151,7 @@ class Fills:
             UpstreamError: no answer came.
             TokenUnavailable: the token service cannot help now.
             NotStorable: the answer cannot be stored; nothing of it was taken.
+            Overtaken: a fill for another repository or credential began first; upstream was not asked about this one.
         """
         task = self._starting.get(wanted)
         started = task is None
@@ -184,8 +190,11 @@ class Fills:
         self, wanted: Wanted, source: Source, size: int | None
     ) -> tuple[Fill, Stretch, Exchange] | Fill | Refused:
         key = (wanted.registry, wanted.digest)
-        if active := self._active.get(key):
-            return active
+        while active := self._active.get(key):
+            if active.state is not State.BROKEN:
+                # It began while this one waited for its turn. It was given to somebody else.
+                raise Overtaken
+            await self._over(active)
         ingest = self._store.ingest(wanted.digest, wanted.registry)
         try:
             fill = Fill(ingest, source, self._executor, self._connections)
@@ -233,6 +242,10 @@ class Fills:
             raise NotStorable(f"blob {wanted.digest.short}: {unfit}")
         return Refused(response)
 
+    async def _over(self, fill: Fill) -> None:
+        """Wait until a fill that broke has put everything away."""
+        await asyncio.wait([task for task, running in self._running.items() if running is fill])
+
     def _check_alone(self, key: tuple[str, Digest], repository: str) -> None:
         if active := self._active.get(key):
             # Upstream gives it here as well.
@@ -247,12 +260,12 @@ class Fills:
                 self._store.provenance.record(wanted.registry, repository, fill.digest)
 
         def over(task: asyncio.Task[None]) -> None:
-            self._running.discard(task)
+            del self._running[task]
             del self._active[key]
             self._limit.release()
 
         task = asyncio.create_task(fill.run(stretch, exchange, record), name=f"fill {fill.digest.short}")
-        self._running.add(task)
+        self._running[task] = fill
         task.add_done_callback(over)
         if self._progress is None or self._progress.done():
             self._progress = asyncio.create_task(self._show_progress(), name="progress of fills")

@@ -10,6 +10,7 @@ from mitmproxy import connection, http
 
 from addon.auth.grants import Grant, Grants
 from addon.settings import authority
+from addon.transfer.addresses import Reach
 from addon.transfer.target import Target
 from addon.transfer.upstream import Choose, Exchange, Upstream, UpstreamError, collect
 
@@ -39,6 +40,7 @@ class BlobSource:
         self._path = flow.request.path
         self._agent = flow.request.headers.get("user-agent", "pulltap")
         self._located: http.Request | None = None
+        self._reach = Reach.ANYWHERE
         self._name = f"{target.route.repository} {target.route.reference[:19]}"
         self.grant = grant
         """With which the registry was asked last."""
@@ -53,7 +55,7 @@ class BlobSource:
             again.headers.update(wanted)
             purpose = f"pulltap: fill {self._name}"
             try:
-                response, exchange = await self._upstream.ask(again, self._client, purpose, choose)
+                response, exchange = await self._upstream.ask(again, self._client, purpose, choose, self._reach)
             except UpstreamError:
                 self._located = None
                 raise
@@ -65,7 +67,7 @@ class BlobSource:
                 return response, exchange
         response, exchange = await self._ask("GET", wanted, f"pulltap: fill {self._name}", choose)
         if response.status_code in (200, 206) and exchange.flow.request.host != self._target.host:
-            self._located = exchange.flow.request.copy()
+            self._located, self._reach = exchange.flow.request.copy(), exchange.reach
         return response, exchange
 
     async def head(self) -> http.Response:

@@ -50,6 +50,7 @@ from OpenSSL import SSL
 
 from addon.transfer.body import Body, BodyBroken
 from addon.transfer.direct import ENCRYPTED, TURN, Direct
+from addon.transfer.upstream import COLLECTED
 
 TUNNEL = "pulltap_tunnel"
 """The key in a CONNECT flow's metadata that marks a tunnel into which nobody looks."""
@@ -131,6 +132,23 @@ class BlobHttpStream(HttpStream):
         if killed and self.flow.response and (body := _bodies.pop(self.flow.response, None)):
             body.close()
         return killed
+
+    def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:
+        """See `HttpStream.check_body_size`: what is collected was announced to be short, or had no length at all."""
+        if len(self.request_body_buf if request else self.response_body_buf) <= COLLECTED:
+            return (yield from super().check_body_size(request))
+        message = f"more than {COLLECTED} bytes came where a short body was due"
+        code = ErrorCode.REQUEST_TOO_LARGE if request else ErrorCode.RESPONSE_TOO_LARGE
+        self.flow.error = flow.Error(message)
+        yield HttpErrorHook(self.flow)
+        yield SendHttp(ResponseProtocolError(self.stream_id, message, code), self.context.client)
+        self.client_state = self.state_errored
+        if not request:
+            yield SendHttp(RequestProtocolError(self.stream_id, message, code), self.context.server)
+            self.server_state = self.state_errored
+        (self.request_body_buf if request else self.response_body_buf).clear()
+        self.flow.live = False
+        return True
 
     def _client_left(self) -> str:
         if self.flow.error and self.flow.error.msg == flow.Error.KILLED_MESSAGE:

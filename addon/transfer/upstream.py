@@ -4,7 +4,10 @@ An `Exchange` is one request with its answer, run as mitmproxy's client replay r
 certificates and CA options apply to it, and a person debugging sees it in the flow list, with a comment that says what
 it is for. Its body goes to a `Receiver`, or, where nobody wants to receive it, is collected up to a limit.
 
-`Upstream.fetch` follows redirects; `Upstream.ask` does not.
+`Upstream.fetch` follows redirects; `Upstream.ask` does not. Where a redirect leads is resolved and judged before the
+connection is opened, and the address that was connected to is judged again before a byte is sent, in case the name has
+changed its mind in between (`addon.transfer.addresses`). Behind an upstream proxy (``--mode upstream:``), names are
+resolved there, and nothing is judged here.
 """
 
 import asyncio
@@ -19,12 +22,17 @@ from mitmproxy import connection, ctx, http
 from mitmproxy.addons.clientplayback import MockServer, ReplayHandler
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http import (
+    HTTPMode,
     HttpResponseHeadersHook,
     HttpResponseHook,
     ResponseData,
 )
+from mitmproxy.proxy.mode_specs import ProxyMode
+from mitmproxy.proxy.server_hooks import ServerConnectedHook, ServerConnectHook
 
 from addon.settings import authority
+from addon.transfer import addresses
+from addon.transfer.addresses import Reach
 from addon.transfer.intake import Basin, Intake
 
 HEADER_SECONDS = 30
@@ -34,6 +42,7 @@ STALL_SECONDS = 60
 COLLECTED = 4 * 1024 * 1024
 """Bytes of a body that is collected, at most: registries accept no larger manifest."""
 _HOPS = 5
+_LONGEST_REASON = 300
 
 
 class UpstreamError(Exception):
@@ -76,11 +85,17 @@ class _Asker(MockServer):
 class Exchange(ReplayHandler):
     """One request to upstream and its answer."""
 
-    def __init__(self, exchange_flow: http.HTTPFlow, choose: Choose) -> None:
+    def __init__(self, exchange_flow: http.HTTPFlow, choose: Choose, reach: Reach = Reach.ANYWHERE) -> None:
         super().__init__(exchange_flow, ctx.options)
         self.layer.connections[self.client] = _Asker(self, self.layer.context.fork())
         self.complete = False
         """Whether the body came to its end, as far as HTTP can tell."""
+        proxied = self.layer.mode is HTTPMode.upstream
+        if proxied:
+            self._go_by_the_proxy(exchange_flow.request)
+        self.reach = Reach.ANYWHERE if proxied else reach
+        """To which addresses it may connect."""
+        self._judged: connection.Address | None = None
         self._choose = choose
         self._receiver: Receiver | None = None
         self._flowing = False
@@ -90,6 +105,13 @@ class Exchange(ReplayHandler):
         self._timeout = asyncio.timeout(HEADER_SECONDS)
         self._reason = ""
         self._task = asyncio.create_task(self._run(), name=f"upstream {exchange_flow.request.pretty_url[:80]}")
+
+    def _go_by_the_proxy(self, request: http.Request) -> None:
+        """Be what mitmproxy's HTTP layer expects behind an upstream proxy, whoever the client is, if there is one."""
+        self.client.proxy_mode = ProxyMode.parse(ctx.options.mode[0])
+        if request.scheme == "http":
+            # The proxy is told by the request line; for TLS, by CONNECT.
+            request.authority = authority(request.scheme, request.host, request.port)
 
     async def head(self) -> http.Response:
         """The answer's head; for a collected body, the whole answer.
@@ -128,7 +150,8 @@ class Exchange(ReplayHandler):
             await self._close()
         if self.flow.error is not None:
             timed_out = "timed out" in self.flow.error.msg
-            self._fail(UpstreamError(f"{address}: {self.flow.error.msg}", 504 if timed_out else 502))
+            # What upstream said instead of HTTP may be in it, all of it.
+            self._fail(UpstreamError(f"{address}: {self.flow.error.msg[:_LONGEST_REASON]}", 504 if timed_out else 502))
 
     def _fail(self, error: UpstreamError) -> None:
         self._reason = self._reason or str(error)
@@ -166,6 +189,10 @@ class Exchange(ReplayHandler):
         if isinstance(hook, HttpResponseHook) and self._receiver is None:
             assert hook.flow.response
             hook.flow.response.data.content = bytes(self._collected)
+        if isinstance(hook, ServerConnectHook):
+            await self._judge(hook.data.server)
+        elif isinstance(hook, ServerConnectedHook):
+            await self._judge_again(hook.data.server)
         await super().handle_hook(hook)
         if isinstance(hook, HttpResponseHeadersHook):
             assert hook.flow.response
@@ -177,6 +204,31 @@ class Exchange(ReplayHandler):
             self.complete = True
             assert hook.flow.response
             self._answered(hook.flow.response)
+
+    async def _judge(self, server: connection.Server) -> None:
+        """Refuse a name behind which there is an address that is out of reach; mitmproxy then opens no connection."""
+        if self.reach is Reach.ANYWHERE or server.address is None:
+            return
+        host, port = server.address[:2]
+        try:
+            found = await addresses.resolve(host, port)
+        except OSError:
+            # mitmproxy finds out as well, and says so.
+            found = []
+        outside = next((address for address in found if not self.reach.covers(address)), None)
+        if outside is not None:
+            server.error = _refused(host, outside)
+        self._judged = server.address
+
+    async def _judge_again(self, server: connection.Server) -> None:
+        """Refuse an address that is not what the name stood for a moment ago; another addon's choice is none of it."""
+        if self._judged is None or server.address != self._judged or server.peername is None:
+            return
+        if not self.reach.covers(server.peername[0]):
+            self._fail(UpstreamError(_refused(self._judged[0], server.peername[0])))
+            self._task.cancel()
+            # Nothing is sent: the connection is closed while it waits here.
+            await asyncio.Event().wait()
 
     def _answered(self, response: http.Response) -> None:
         if not self._head.done():
@@ -234,7 +286,12 @@ class Upstream:
         return some_flow in self._flows
 
     async def ask(
-        self, request: http.Request, client: connection.Client, purpose: str, choose: Choose = collect
+        self,
+        request: http.Request,
+        client: connection.Client,
+        purpose: str,
+        choose: Choose = collect,
+        reach: Reach = Reach.ANYWHERE,
     ) -> tuple[http.Response, Exchange]:
         """Send one request; returns with the head, or, for a collected body, the whole answer.
 
@@ -243,6 +300,7 @@ class Upstream:
             client: on whose behalf, for those who look at the flow.
             purpose: what the flow's comment says.
             choose: names the receiver of the body.
+            reach: to which addresses the connection may go.
 
         Raises:
             UpstreamError: no answer came.
@@ -252,7 +310,7 @@ class Upstream:
         exchange_flow.is_replay = "request"
         exchange_flow.comment = purpose
         self._flows.add(exchange_flow)
-        exchange = Exchange(exchange_flow, choose)
+        exchange = Exchange(exchange_flow, choose, reach)
         try:
             return await exchange.head(), exchange
         except asyncio.CancelledError:
@@ -265,14 +323,24 @@ class Upstream:
         """`ask`, following redirects; a further host gets no ``Authorization``, nor anything else that is a secret.
 
         Raises:
-            UpstreamError: no answer came, or a redirect leads nowhere.
+            UpstreamError: no answer came, or a redirect leads nowhere, or where it may not lead.
         """
+        origin = (request.host, request.port)
+        reach, led = Reach.ANYWHERE, None
         for _ in range(_HOPS + 1):
-            response, exchange = await self.ask(request, client, purpose, choose)
+            response, exchange = await self.ask(request, client, purpose, choose, reach)
             if response.status_code not in (301, 302, 303, 307, 308) or not (to := response.headers.get("location")):
                 return response, exchange
+            if led is None:
+                peer = exchange.flow.server_conn.peername
+                led = addresses.led_by(peer[0] if peer else None)
             request = redirected(request, to)
+            reach = Reach.ANYWHERE if (request.host, request.port) == origin else led
         raise UpstreamError(f"{request.host} redirects more than {_HOPS} times")
+
+
+def _refused(host: str, address: str) -> str:
+    return f"a redirect leads to {host} at {address}, which is no public address: it is refused"
 
 
 _SECRETS = ("authorization", "cookie", "proxy-authorization")

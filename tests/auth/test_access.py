@@ -2,6 +2,7 @@ import base64
 
 import pytest
 
+from addon.auth import access
 from addon.auth.access import ANONYMOUS, Verdicts, credential_of
 
 from ..doubles import Clock
@@ -65,3 +66,45 @@ def test_only_upstream_makes_it_hold_longer(clock: Clock) -> None:
     # Being asked about does not.
     clock.now += 5 * 60
     assert not verdicts.may_pull(REGISTRY, REPOSITORY, CREDENTIAL)
+
+
+def test_an_expired_verdict_stands_for_a_grace(clock: Clock) -> None:
+    verdicts = Verdicts(clock, grace=60)
+    verdicts.record(REGISTRY, REPOSITORY, CREDENTIAL)
+    clock.now += 15 * 60
+    assert not verdicts.may_pull(REGISTRY, REPOSITORY, CREDENTIAL)
+    assert verdicts.could_pull(REGISTRY, REPOSITORY, CREDENTIAL)
+    assert not verdicts.could_pull(REGISTRY, REPOSITORY, ANONYMOUS)
+    assert not verdicts.could_pull(REGISTRY, "library/alpine2", CREDENTIAL)
+    assert not verdicts.could_pull("ghcr.io", REPOSITORY, CREDENTIAL)
+    clock.now += 59
+    assert verdicts.could_pull(REGISTRY, REPOSITORY, CREDENTIAL)
+    clock.now += 1
+    assert not verdicts.could_pull(REGISTRY, REPOSITORY, CREDENTIAL)
+
+
+def test_without_a_grace_an_expired_verdict_is_over(clock: Clock) -> None:
+    verdicts = Verdicts(clock, grace=0)
+    verdicts.record(REGISTRY, REPOSITORY, CREDENTIAL)
+    clock.now += 15 * 60
+    assert not verdicts.could_pull(REGISTRY, REPOSITORY, CREDENTIAL)
+
+
+def test_a_refusal_ends_a_verdict_and_its_grace(clock: Clock) -> None:
+    verdicts = Verdicts(clock, grace=60)
+    verdicts.record(REGISTRY, REPOSITORY, CREDENTIAL)
+    verdicts.record(REGISTRY, REPOSITORY, ANONYMOUS)
+    verdicts.forget(REGISTRY, REPOSITORY, CREDENTIAL)
+    verdicts.forget("ghcr.io", REPOSITORY, ANONYMOUS)
+    assert not verdicts.may_pull(REGISTRY, REPOSITORY, CREDENTIAL)
+    assert not verdicts.could_pull(REGISTRY, REPOSITORY, CREDENTIAL)
+    assert verdicts.may_pull(REGISTRY, REPOSITORY, ANONYMOUS)
+
+
+def test_only_so_many_verdicts_are_kept(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "_MOST_VERDICTS", 3)
+    verdicts = Verdicts(clock, grace=60)
+    for number in range(10):
+        verdicts.record(REGISTRY, f"library/{number}", CREDENTIAL)
+    known = [number for number in range(10) if verdicts.could_pull(REGISTRY, f"library/{number}", CREDENTIAL)]
+    assert known == [7, 8, 9]

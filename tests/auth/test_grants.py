@@ -12,9 +12,9 @@ from addon.auth.access import ANONYMOUS, credential_of
 from addon.auth.grants import Grant, Grants, scope_of
 from addon.auth.tokens import TokenAnswer, Tokens, TokenUnavailable
 from addon.registry.routes import Kind, Route
-from addon.settings import DOCKER_HUB, Auth, Registry
+from addon.settings import DOCKER_HUB, Auth, Registry, parse_registries
 
-from ..doubles import Clock
+from ..doubles import Clock, settings
 from .fakes import Service, settle
 
 MANIFEST = Route(Kind.MANIFEST, "library/alpine", "latest")
@@ -273,7 +273,7 @@ async def test_realms_that_are_not_asked(
     registry = replace(GHCR, credentials=login)
     challenge = f'Bearer realm="{realm}",service="ghcr.io"'
     assert await grants.renew(registry, MANIFEST, Grant(None, ANONYMOUS), [challenge], secure=True) is None
-    assert await grants.grant(registry, MANIFEST, None, secure=True) == Grant(None, ANONYMOUS)
+    assert await grants.grant(registry, MANIFEST, None, secure=True) == Grant(None, "injected alice")
     assert service.questions == []
     assert "registries.ghcr.io.realms" in caplog.text
     assert "secret" not in caplog.text
@@ -368,3 +368,191 @@ async def test_a_login_counts_at_once(grants: Grants, login: Path) -> None:
     os.link(login, away)
     assert await grants.holds_credential(hub)
     assert await grants.grant(hub, MANIFEST, None, secure=True) == alices("token-2")
+
+
+# Who asks, and the registries as they are.
+
+
+async def test_who_asks_is_known_without_a_token(grants: Grants, service: Service, login: Path) -> None:
+    hub = replace(DOCKER_HUB, credentials=login)
+    assert await grants.asker(hub, "Bearer theirs", secure=True) == credential_of("Bearer theirs")
+    assert await grants.asker(hub, None, secure=True) == "injected alice"
+    # Over plain HTTP, no credential goes out.
+    assert await grants.asker(hub, None, secure=False) == ANONYMOUS
+    assert await grants.asker(DOCKER_HUB, None, secure=True) == ANONYMOUS
+    passing = replace(GHCR, auth=Auth.PASSTHROUGH, credentials=login)
+    assert await grants.asker(passing, None, secure=True) == ANONYMOUS
+    assert service.questions == []
+
+
+async def test_what_is_granted_is_kept_under_the_name_of_who_asks(grants: Grants, login: Path) -> None:
+    registry = replace(GHCR, credentials=login)
+    name = await grants.asker(registry, None, secure=True)
+    first = await grants.grant(registry, MANIFEST, None, secure=True)
+    assert first == Grant(None, name)
+    again = await grants.renew(registry, MANIFEST, first, [CHALLENGE], secure=True)
+    assert again
+    assert again.credential == name
+
+
+# As these registries send them, quoting, order and case included.
+CHALLENGES = {
+    "ghcr.io": (
+        'Bearer realm="https://ghcr.io/token",service="ghcr.io",scope="repository:library/alpine:pull"',
+        "https://ghcr.io/token",
+        "ghcr.io",
+    ),
+    "quay.io": (
+        'Bearer realm="https://quay.io/v2/auth",service="quay.io",scope="repository:library/alpine:pull"',
+        "https://quay.io/v2/auth",
+        "quay.io",
+    ),
+    "gcr.io": (
+        'Bearer realm="https://gcr.io/v2/token",service="gcr.io",scope="repository:library/alpine:pull"',
+        "https://gcr.io/v2/token",
+        "gcr.io",
+    ),
+    "public.ecr.aws": (
+        'Bearer realm="https://public.ecr.aws/token/",service="public.ecr.aws",scope="aws"',
+        "https://public.ecr.aws/token/",
+        "public.ecr.aws",
+    ),
+    "registry.gitlab.com": (
+        'Bearer realm="https://gitlab.com/jwt/auth",service="container_registry",scope="a:b:c",error="invalid_token"',
+        "https://gitlab.com/jwt/auth",
+        "container_registry",
+    ),
+}
+
+
+@pytest.mark.parametrize("host", CHALLENGES)
+async def test_one_line_is_enough_for_a_public_registry(grants: Grants, service: Service, host: str) -> None:
+    line, url, name = CHALLENGES[host]
+    registry = parse_registries({host: {"auth": "inject"}})[host]
+    again = await grants.renew(registry, MANIFEST, Grant(None, ANONYMOUS), [line], secure=True)
+    assert again == replace(anonymous("token-1"), renewed=True)
+    assert service.questions[0].url.startswith(f"{url}?")
+    assert service.queries == [[("service", name), ("scope", PULL)]]
+
+
+@pytest.mark.parametrize("host", ["registry.k8s.io", "mcr.microsoft.com"])
+async def test_registries_that_want_no_token(grants: Grants, service: Service, host: str) -> None:
+    registry = parse_registries({host: {"auth": "inject"}})[host]
+    assert await grants.grant(registry, MANIFEST, None, secure=True) == Grant(None, ANONYMOUS)
+    assert service.questions == []
+
+
+@pytest.mark.parametrize("host", [*CHALLENGES, "registry.k8s.io", "mcr.microsoft.com"])
+async def test_no_public_registry_gets_a_token_unasked(grants: Grants, service: Service, host: str) -> None:
+    registry = settings(hosts=[host]).registries[host]
+    assert registry.auth is Auth.PASSTHROUGH
+    assert await grants.grant(registry, MANIFEST, None, secure=True) == Grant(None, ANONYMOUS)
+    assert service.questions == []
+
+
+@pytest.mark.parametrize("host", CHALLENGES)
+async def test_no_public_registry_leads_to_the_realm_of_another(
+    grants: Grants, service: Service, host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = parse_registries({host: {"auth": "inject"}})[host]
+    others = [line for other, (line, _, _) in CHALLENGES.items() if other != host]
+    for line in others:
+        assert await grants.renew(registry, MANIFEST, Grant(None, ANONYMOUS), [line], secure=True) is None
+    assert service.questions == []
+    assert f"registries.{host}.realms" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("host", "lines", "realms", "asked"),
+    [
+        (
+            "harbor.example",
+            ['Bearer realm="https://harbor.example/service/token",service="harbor-registry",scope="repository:a:pull"'],
+            [],
+            ("https://harbor.example/service/token", "harbor-registry"),
+        ),
+        (
+            "harbor.example:8443",
+            ['Bearer realm="https://sso.example/service/token",service="harbor-registry"'],
+            ["sso.example"],
+            ("https://sso.example/service/token", "harbor-registry"),
+        ),
+        (
+            "registry.gitlab.example",
+            ['Bearer realm="https://gitlab.example/jwt/auth",service="container_registry",scope="registry:catalog:*"'],
+            ["gitlab.example"],
+            ("https://gitlab.example/jwt/auth", "container_registry"),
+        ),
+        (
+            "team.azurecr.example",
+            [
+                'Bearer realm="https://team.azurecr.example/oauth2/token",service="team.azurecr.example"',
+                'Basic realm="team.azurecr.example"',
+            ],
+            [],
+            ("https://team.azurecr.example/oauth2/token", "team.azurecr.example"),
+        ),
+        (
+            "artifactory.example",
+            ['Bearer realm="https://artifactory.example:443/api/docker/v2/token",service="artifactory.example:443"'],
+            [],
+            ("https://artifactory.example:443/api/docker/v2/token", "artifactory.example:443"),
+        ),
+        (
+            "gitea.example",
+            [
+                'Basic realm="Gitea Container Registry", Bearer service=container_registry, realm="https://gitea.example/t"'
+            ],
+            [],
+            ("https://gitea.example/t", "container_registry"),
+        ),
+        ("old.example", ["BEARER Realm=\"https://old.example/auth?x=1\" , Service='y'"], [], ("", "'y'")),
+    ],
+)
+async def test_private_registries(
+    *, grants: Grants, service: Service, host: str, lines: list[str], realms: list[str], asked: tuple[str, str]
+) -> None:
+    url, name = asked
+    registry = parse_registries({host: {"auth": "inject", "realms": realms}})[host]
+    again = await grants.renew(registry, MANIFEST, Grant(None, ANONYMOUS), lines, secure=True)
+    assert again == replace(anonymous("token-1"), renewed=True)
+    assert service.questions[0].url.startswith(f"{url}?" if url else "https://old.example/auth?x=1&")
+    assert [pair for pair in service.queries[0] if pair[0] != "x"] == [("service", name), ("scope", PULL)]
+
+
+async def test_a_realm_on_another_host_is_asked_only_where_it_is_named(grants: Grants, service: Service) -> None:
+    line = 'Bearer realm="https://sso.example/service/token",service="harbor-registry"'
+    nothing = Grant(None, ANONYMOUS)
+    unnamed = parse_registries({"harbor.example": {"auth": "inject"}})["harbor.example"]
+    assert await grants.renew(unnamed, MANIFEST, nothing, [line], secure=True) is None
+    assert service.questions == []
+    named = parse_registries({"harbor.example": {"auth": "inject", "realms": ["sso.example"]}})["harbor.example"]
+    assert await grants.renew(named, MANIFEST, nothing, [line], secure=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'Basic realm="https://123456789012.dkr.ecr.eu-west-1.amazonaws.com/",service="ecr.amazonaws.com"',
+        'BASIC realm="Sonatype Nexus Repository Manager"',
+        'Basic realm="basic-realm", charset="UTF-8"',
+        "basic",
+    ],
+)
+async def test_registries_that_want_a_password(grants: Grants, service: Service, login: Path, line: str) -> None:
+    registry = replace(GHCR, credentials=login)
+    again = await grants.renew(registry, MANIFEST, Grant(None, ANONYMOUS), [line], secure=True)
+    assert again == Grant(BASIC, "injected alice", injected=True, renewed=True)
+    assert service.questions == []
+
+
+async def test_what_a_client_names_ends_no_line_of_the_question(grants: Grants, service: Service) -> None:
+    evil = Route(Kind.MANIFEST, "a\r\nX-Injected: 1&scope=repository:b:push", "latest")
+    await grants.grant(DOCKER_HUB, evil, None, secure=True)
+    assert not set("\r\n ") & set(service.questions[0].url)
+    # Nor does it choose a scope.
+    assert service.queries == [[("service", "registry.docker.io")]]
+    blank = Route(Kind.MANIFEST, "a repository:private/b:pull", "latest")
+    assert scope_of(blank, "GET") == ""
+    await grants.grant(DOCKER_HUB, Route(Kind.MANIFEST, "a&scope=repository:b:push", "latest"), None, secure=True)
+    assert service.queries[1][1:] == [("scope", "repository:a&scope=repository:b:push:pull")]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from addon.auth.credentials import Credential
-from addon.auth.tokens import Realm, TokenAnswer, TokenQuestion, TokenRefused, Tokens, TokenUnavailable
+from addon.auth.tokens import Realm, TokenAnswer, TokenQuestion, TokenRefused, Tokens, TokenUnavailable, waiting_time
 
 from ..doubles import Clock
 from .fakes import Service, answer, settle
@@ -375,3 +375,26 @@ async def test_no_message_tells_a_secret_or_ends_a_line(tokens: Tokens, service:
         await tokens.get(REALM, "repository:a\n\x1b[31m:pull", ALICE)
     assert "secret" not in str(failed.value)
     assert str(failed.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (None, "10"),
+        ("", "10"),
+        ("7", "7"),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 07:28:00 GMT"),
+        ("7\r\n X-Injected: 1", "10"),
+        ("7" * 100, "10"),
+        ("soon; maybe", "10"),
+    ],
+)
+def test_what_a_client_is_told_about_when_to_come_again(said: str | None, told: str) -> None:
+    assert waiting_time(said) == TokenUnavailable("limits", 429, said).retry_after == told
+
+
+async def test_a_token_without_end_is_none(tokens: Tokens, service: Service) -> None:
+    service.answers = [answer({"token": "x" * 65536}), answer({"token": "x" * 65537})]
+    assert len(await tokens.get(REALM, SCOPE)) == 65536
+    with pytest.raises(TokenUnavailable, match="sent a token of 65537 characters"):
+        await tokens.get(REALM, "repository:other:pull")

@@ -110,6 +110,9 @@ class Conversation:
                 self.received += command.data
                 shown = command.data.splitlines()[0] if command.data.startswith(b"HTTP/1.1 ") else command.data
                 self.lines.append(f"<< send {shown.decode()!r}")
+            case commands.CloseConnection() if command.connection is self.server:
+                self.server.state = connection.ConnectionState.CLOSED
+                self.lines.append("<< close the server")
             case commands.CloseConnection():
                 assert command.connection is self.client
                 self.client.state = connection.ConnectionState.CLOSED

@@ -22,9 +22,16 @@ class Origin:
         self.port = 0
         self.gone = asyncio.Event()
         """A client has closed its connection."""
+        self.left = asyncio.Event()
+        """A connection is over, whatever it was for."""
         self._serve = serve
         self._tls = tls
         self._connections: set[asyncio.Task[None]] = set()
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return len(self._connections)
 
     @property
     def url(self) -> str:
@@ -47,6 +54,7 @@ class Origin:
                     await asyncio.wait([watch])
         finally:
             self._connections.discard(task)
+            self.left.set()
             writer.transport.abort() if writer.is_closing() else writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()

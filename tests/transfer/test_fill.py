@@ -613,6 +613,39 @@ async def test_attempts_without_progress_are_limited(store: Store, start: Start)
     assert rest.read_bytes() == CONTENT[:got]
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_the_refusal_of_one_is_not_that_of_those_who_read_along(start: Start, status: int) -> None:
+    filling, other, third = start(), FakeSource(), FakeSource()
+    filling.begin(200, sized(CONTENT))
+    filling.fill.joined(other)
+    filling.fill.joined(third)
+    body = filling.fill.body(None)
+    filling.send(CONTENT[:1000])
+    filling.exchange.finish("cut")
+    (await filling.source.question()).answer(status)
+    # On behalf of the next, and of the one behind him.
+    (await other.question()).answer(status)
+    question = await third.question()
+    assert str(question) == "GET /blob 1000-"
+    question.answer(206, CONTENT[1000:], **ranged(CONTENT, 1000, len(CONTENT) - 1))
+    assert await read(body) == CONTENT
+    await filling.over()
+    assert (len(filling.source.asked), len(other.asked)) == (1, 1)
+
+
+async def test_a_fault_of_upstream_is_not_asked_about_on_anothers_behalf(start: Start) -> None:
+    filling, other = start(), FakeSource()
+    filling.begin(200, sized(CONTENT))
+    filling.fill.joined(other)
+    filling.send(CONTENT[:1000])
+    filling.exchange.finish("cut")
+    (await filling.source.question()).answer(503)
+    (await filling.source.question(1)).answer(206, CONTENT[1000:], **ranged(CONTENT, 1000, len(CONTENT) - 1))
+    await filling.over()
+    assert not other.asked
+    assert filling.fill.state is State.VERIFIED
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "why"),
     [

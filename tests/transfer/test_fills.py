@@ -18,7 +18,7 @@ from addon.store.ingest import Ingest
 from addon.transfer import fill as fill_module
 from addon.transfer import fills as module
 from addon.transfer.fill import Fill, GrowingBody, State
-from addon.transfer.fills import FairLimit, Fills, Joined, NotStorable, Refused, Wanted, progress
+from addon.transfer.fills import FairLimit, Fills, Joined, NotStorable, Overtaken, Refused, Wanted, progress
 from addon.transfer.upstream import UpstreamError
 
 from ..doubles import BOUND, FakeSource, Question, digest_of, mitmproxy_with
@@ -207,11 +207,57 @@ async def test_who_comes_while_it_is_filled_follows(fills: Fills) -> None:
     question = await source.question()
     question.begin(200, **SIZED)
     fill = (await joined(one)).fill
-    late = await joined(starting(fills, FakeSource(), wanted("another")))
-    assert (late.fill, late.started) == (fill, True)
+    # Whoever asks for himself is not told that he may: the hook asks upstream, and lets him join.
+    for other in (wanted("another"), wanted(repository="library/debian"), wanted()):
+        elsewhere = FakeSource()
+        with pytest.raises(Overtaken):
+            await starting(fills, elsewhere, other)
+        assert not elsewhere.asked
+    assert fill.repositories == {"library/alpine"}
     question.send(CONTENT)
     question.finish()
-    assert await read(late.fill.body(None)) == CONTENT
+    assert await read(fill.body(None)) == CONTENT
+
+
+async def test_who_waited_for_his_turn_is_not_let_in_by_anothers_permission(
+    store: Store, mitmproxy: taddons.context
+) -> None:
+    fills = Fills(store, most=1, connections=1)
+    held, first, second = FakeSource(), FakeSource(), FakeSource()
+    holding = starting(fills, held, wanted(digest=digest_of(b"other")))
+    await held.question()
+    one, two = starting(fills, first, wanted("one")), starting(fills, second, wanted("two", "mine/all"))
+    (await held.question()).answer(404)
+    assert isinstance(await holding, Refused)
+    question = await first.question()
+    question.begin(200, **SIZED)
+    fill = (await joined(one)).fill
+    fills._limit.release()
+    # His turn comes while the fill is under way.
+    with pytest.raises(Overtaken):
+        await asyncio.wait_for(two, BOUND)
+    assert not second.asked
+    assert fill.repositories == {"library/alpine"}
+    await fills.close()
+
+
+async def test_who_finds_a_broken_fill_begins_another(fills: Fills, store: Store) -> None:
+    source = FakeSource()
+    one = starting(fills, source, wanted())
+    question = await source.question()
+    question.begin(200)
+    question.send(CONTENT[:1000])
+    fill = (await joined(one)).fill
+    question.finish("cut")
+    async with asyncio.timeout(BOUND):
+        while fill.state is not State.BROKEN:
+            await fill.change()
+    assert fills.active(REGISTRY, DIGEST) is fill
+    other = FakeSource()
+    start = starting(fills, other, wanted("another"))
+    again = await other.question()
+    again.answer(206, CONTENT[1000:], Content_Range=f"bytes 1000-{len(CONTENT) - 1}/{len(CONTENT)}")
+    assert await read((await joined(start)).fill.body(None)) == CONTENT
 
 
 @pytest.mark.parametrize(

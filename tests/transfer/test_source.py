@@ -8,6 +8,7 @@ from mitmproxy import http
 
 from addon.auth.grants import Grant, Grants
 from addon.auth.tokens import TokenAnswer, TokenQuestion, Tokens, TokenUnavailable
+from addon.transfer.addresses import Reach
 from addon.transfer.source import BlobSource
 from addon.transfer.target import recognise
 from addon.transfer.upstream import Upstream, UpstreamError, collect
@@ -159,6 +160,26 @@ async def test_further_bytes_are_asked_for_where_the_registry_led(grants: Grants
         assert "Authorization" not in question.request.headers
         question.answer(206)
         await asking
+
+
+async def test_where_the_registry_led_is_asked_within_the_same_reach(grants: Grants) -> None:
+    source = Source(grants, own())
+    asking = source.asking()
+    first = await source.upstream.question()
+    assert first.reach is Reach.ANYWHERE
+    led_to(first, CDN)
+    first.exchange.reach = Reach.PUBLIC
+    first.answer(200)
+    await asking
+    asking = source.asking(5)
+    question = await source.upstream.question(1)
+    assert (question.request.url, question.reach) == (CDN, Reach.PUBLIC)
+    question.answer(403)
+    # The registry is asked as ever.
+    again = await source.upstream.question(2)
+    assert (again.request.host, again.reach) == (HUB, Reach.ANYWHERE)
+    again.answer(206)
+    await asking
 
 
 async def test_the_range_of_one_request_is_not_that_of_the_next(grants: Grants) -> None:

@@ -24,6 +24,7 @@ from addon.registry.ranges import Span
 from addon.transfer import stream
 from addon.transfer.body import PIECE, Body, BodyBroken
 from addon.transfer.stream import TUNNEL, BlobHttpLayer, BulkTLSLayer, RegistryTurnHook, StreamLayers, Turn, attach
+from addon.transfer.upstream import COLLECTED
 
 from ..doubles import BOUND, Pieces, mitmproxy_with
 from .conversation import CONNECT, GET, HEAD, Answer, Conversation
@@ -700,3 +701,45 @@ async def test_guard_where_a_clients_writer_is(mitmproxy: taddons.context) -> No
     assert isinstance(seen.get("writer"), asyncio.StreamWriter), (
         "ConnectionHandler.transports no longer holds a connection's writer"
     )
+
+
+# What is collected.
+
+
+def asking(talk: Conversation) -> Conversation:
+    """The client's request has gone upstream, and its answer, as long as it likes, is collected."""
+    return talk.sends(GET).hears(b"HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+
+def chunk(size: int) -> bytes:
+    return b"%x\r\n%b\r\n" % (size, bytes(size))
+
+
+def nothing(_: http.HTTPFlow) -> None:
+    """No addon answers."""
+
+
+def test_an_answer_as_long_as_may_be_is_collected() -> None:
+    talk = asking(Conversation(nothing))
+    talk.hears(chunk(COLLECTED)).hears(b"0\r\n\r\n")
+    assert talk.received.startswith(b"HTTP/1.1 401 Unauthorized\r\n")
+    assert len(talk.received) > COLLECTED
+
+
+def test_an_answer_without_end_is_given_up() -> None:
+    talk = asking(Conversation(nothing))
+    talk.hears(chunk(COLLECTED)).hears(chunk(1))
+    assert f"<< error: more than {COLLECTED} bytes came where a short body was due" in talk.lines
+    assert talk.received.startswith(b"HTTP/1.1 502 ")
+    assert b"short body" in talk.received
+    assert not talk.flows[0].live
+    # Both connections are over.
+    assert {"<< close the server", "<< close"} <= set(talk.lines)
+
+
+def test_a_request_without_end_is_given_up() -> None:
+    talk = Conversation(nothing)
+    talk.sends(GET[:-2] + b"Transfer-Encoding: chunked\r\n\r\n").sends(chunk(COLLECTED)).sends(chunk(1))
+    assert talk.received.startswith(b"HTTP/1.1 413 ")
+    assert talk.server is None
+    assert not talk.flows[0].live

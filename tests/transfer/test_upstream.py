@@ -2,13 +2,19 @@
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from mitmproxy import connection, http
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.test import taddons
 
+from addon.transfer import addresses
 from addon.transfer import upstream as module
+from addon.transfer.addresses import Reach
+from addon.transfer.heads import LONGEST, bound_heads, unbound_heads
 from addon.transfer.upstream import Choose, Exchange, Upstream, UpstreamError, redirected
 
 from ..doubles import BOUND, mitmproxy_with
@@ -403,6 +409,207 @@ async def test_a_refused_redirect_leaves_nothing_behind(upstream: Upstream) -> N
     async with origin(always(redirecting("ftp://there/"))) as there:
         with pytest.raises(UpstreamError, match=r"127\.0\.0\.1 redirects to ftp://there, which is refused"):
             await fetch(upstream, there.url)
+
+
+# Where a redirect may lead.
+
+
+class Names:
+    """What names stand for when they are judged; connections all go to this machine."""
+
+    def __init__(self) -> None:
+        self.judged: dict[str, list[str]] = {}
+        self.asked: list[str] = []
+        self.led = Reach.PUBLIC
+
+
+@pytest.fixture
+async def looked_up(mitmproxy: taddons.context, monkeypatch: pytest.MonkeyPatch) -> Names:
+    names = Names()
+    loop = asyncio.get_running_loop()
+    look_up = loop.getaddrinfo
+
+    async def getaddrinfo(host: str, port: int, **hints: Any) -> Any:
+        for_judging = hints == {"type": socket.SOCK_STREAM} and host in names.judged
+        found = names.judged[host] if for_judging else ["127.0.0.1"]
+        names.asked.append(host)
+        return [entry for address in found for entry in await look_up(address, port, **hints)]
+
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+    # The registry is on this machine, as the test sees it, and anywhere else, as the test says.
+    monkeypatch.setattr(addresses, "led_by", lambda _: names.led)
+    return names
+
+
+def refusal(host: str, address: str) -> str:
+    return re.escape(f"a redirect leads to {host} at {address}, which is no public address: it is refused")
+
+
+@pytest.mark.parametrize("led", [Reach.PUBLIC, Reach.PRIVATE])
+@pytest.mark.parametrize("behind", [["169.254.169.254"], ["93.184.216.34", "169.254.169.254"]])
+async def test_a_redirect_to_a_link_local_address(
+    upstream: Upstream, looked_up: Names, led: Reach, behind: list[str]
+) -> None:
+    looked_up.led, looked_up.judged = led, {"inside.example": behind}
+    async with origin(always(answer("200 OK", b"secret"))) as inside:
+        elsewhere = f"http://inside.example:{inside.port}/latest/meta-data"
+        async with origin(always(redirecting(elsewhere))) as registry:
+            with pytest.raises(UpstreamError, match=refusal("inside.example", "169.254.169.254")) as raised:
+                await fetch(upstream, registry.url)
+        assert raised.value.status == 502
+        assert not inside.heads
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "192.168.1.1", "::1", "fd00::1"])
+async def test_a_public_registry_may_not_lead_to_a_private_address(
+    upstream: Upstream, looked_up: Names, address: str
+) -> None:
+    looked_up.judged = {"inside.example": [address]}
+    async with origin(always(answer("200 OK", b"secret"))) as inside:
+        async with origin(always(redirecting(f"http://inside.example:{inside.port}/"))) as registry:
+            with pytest.raises(UpstreamError, match=refusal("inside.example", address)):
+                await fetch(upstream, registry.url)
+        assert not inside.heads
+        assert not inside.connections
+
+
+@pytest.mark.parametrize("literal", ["127.0.0.1", "127.1", "2130706433", "0x7f.1"])
+async def test_nor_by_an_address_in_any_notation(upstream: Upstream, looked_up: Names, literal: str) -> None:
+    async with origin(always(answer("200 OK", b"secret"))) as inside:
+        async with origin(always(redirecting(f"http://{literal}:{inside.port}/"))) as registry:
+            # It is told from the registry by its port.
+            with pytest.raises(UpstreamError, match=refusal(literal, "127.0.0.1")):
+                await fetch(upstream, registry.url)
+        assert not inside.connections
+
+
+async def test_a_registry_at_a_private_address_may(upstream: Upstream, looked_up: Names) -> None:
+    looked_up.led, looked_up.judged = Reach.PRIVATE, {"inside.example": ["10.0.0.1"]}
+    async with (
+        origin(always(answer("200 OK", b"blob"))) as inside,
+        origin(always(redirecting(f"http://inside.example:{inside.port}/"))) as registry,
+    ):
+        assert (await fetch(upstream, registry.url)).raw_content == b"blob"
+
+
+async def test_a_registry_may_lead_to_itself_wherever_it_is(upstream: Upstream, looked_up: Names) -> None:
+    async def serve(head: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(redirecting("/there") if head.startswith("GET / ") else answer("200 OK", b"blob"))
+
+    async with origin(serve) as registry:
+        assert (await fetch(upstream, registry.url)).raw_content == b"blob"
+
+
+async def test_a_name_that_changes_its_mind_is_told_nothing(upstream: Upstream, looked_up: Names) -> None:
+    # Public when it is judged, and here when it is connected to.
+    looked_up.judged = {"rebound.example": ["93.184.216.34"]}
+    async with origin(always(answer("200 OK", b"secret"))) as inside:
+        async with origin(always(redirecting(f"http://rebound.example:{inside.port}/"))) as registry:
+            with pytest.raises(UpstreamError, match=refusal("rebound.example", "127.0.0.1")):
+                await fetch(upstream, registry.url)
+        await asyncio.wait_for(inside.left.wait(), BOUND)
+        assert not inside.heads
+
+
+async def test_it_is_judged_at_every_hop(upstream: Upstream, looked_up: Names) -> None:
+    looked_up.judged = {"inside.example": ["10.0.0.1"]}
+    async with origin(always(answer("200 OK", b"secret"))) as inside:
+
+        async def serve(head: str, writer: asyncio.StreamWriter) -> None:
+            inward = f"http://inside.example:{inside.port}/"
+            writer.write(redirecting("/2") if head.startswith("GET / ") else redirecting(inward))
+
+        async with origin(serve) as registry:
+            with pytest.raises(UpstreamError, match=refusal("inside.example", "10.0.0.1")):
+                await fetch(upstream, registry.url)
+        assert not inside.heads
+
+
+async def test_what_was_led_to_is_judged_again_with_each_request(upstream: Upstream, looked_up: Names) -> None:
+    looked_up.judged = {"inside.example": ["10.0.0.1"]}
+    async with origin(always(answer("200 OK", b"secret"))) as inside:
+        request = http.Request.make("GET", f"http://inside.example:{inside.port}/")
+        with pytest.raises(UpstreamError, match=refusal("inside.example", "10.0.0.1")):
+            await upstream.ask(request, CLIENT, "a test", module.collect, Reach.PUBLIC)
+        # What a client asked for is not judged.
+        _, exchange = await upstream.ask(request, CLIENT, "a test")
+        assert exchange.reach is Reach.ANYWHERE
+        assert looked_up.asked.count("inside.example") == 2
+
+
+async def test_a_name_that_is_none_is_mitmproxys_to_tell(
+    upstream: Upstream, looked_up: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(*_: object, **__: object) -> list[object]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", nothing)
+    request = http.Request.make("GET", "http://gone.example/")
+    with pytest.raises(UpstreamError, match="not known"):
+        await upstream.ask(request, CLIENT, "a test", module.collect, Reach.PUBLIC)
+
+
+async def test_another_addons_choice_is_not_judged(
+    upstream: Upstream, looked_up: Names, mitmproxy: taddons.context
+) -> None:
+    looked_up.judged = {"cdn.example": ["93.184.216.34"]}
+
+    class Mirror:
+        def server_connect(self, data: ServerConnectionHookData) -> None:
+            assert data.server.address
+            data.server.address = ("127.0.0.1", data.server.address[1])
+
+    mitmproxy.master.addons.add(Mirror())
+    async with origin(always(answer("200 OK", b"blob"))) as cdn:
+        request = http.Request.make("GET", f"http://cdn.example:{cdn.port}/")
+        response, _ = await upstream.ask(request, CLIENT, "a test", module.collect, Reach.PUBLIC)
+    assert response.raw_content == b"blob"
+
+
+async def test_behind_an_upstream_proxy_names_are_its_business(
+    upstream: Upstream, looked_up: Names, mitmproxy: taddons.context, caplog: pytest.LogCaptureFixture
+) -> None:
+    looked_up.judged = {"inside.example": ["10.0.0.1"]}
+    async with origin(always(answer("200 OK", b"blob"))) as proxy:
+        mitmproxy.options.update(mode=[f"upstream:{proxy.url}"])
+        request = http.Request.make("GET", "http://inside.example/")
+        response, exchange = await upstream.ask(request, CLIENT, "a test", module.collect, Reach.PUBLIC)
+    assert (response.raw_content, exchange.reach) == (b"blob", Reach.ANYWHERE)
+    assert "inside.example" not in looked_up.asked
+    assert "crashed" not in caplog.text
+    assert proxy.heads[0].startswith("GET http://inside.example/ HTTP/1.1\n")
+
+
+# Answers without end.
+
+
+async def test_a_head_without_end_is_given_up(upstream: Upstream) -> None:
+    sent = 0
+
+    async def endless(_head: str, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm=")
+        while sent < 100 << 20:
+            writer.write(b"x" * 65536)
+            await writer.drain()
+            sent += 65536
+
+    bound_heads()
+    try:
+        async with origin(endless) as there:
+            error = await refused(upstream, there.url)
+            await asyncio.wait_for(there.gone.wait(), BOUND)
+    finally:
+        unbound_heads()
+    assert error.status == 502
+    assert f"more than {LONGEST} bytes came where a head" in str(error)
+    # What was taken, and what lay in the buffers in between.
+    assert sent < 32 << 20
+
+
+async def test_what_upstream_says_instead_of_http_is_told_in_short(upstream: Upstream) -> None:
+    async with origin(always(b"y" * 500_000)) as there:
+        assert len(str(await refused(upstream, there.url))) < 400
 
 
 REQUEST = http.Request.make("GET", "https://registry.example/v2/a/blobs/b?ns=x")
