@@ -28,7 +28,6 @@ from weakref import WeakSet
 from mitmproxy import http
 
 from addon.auth.tokens import TokenUnavailable
-from addon.registry import ranges
 from addon.registry.digest import Digest
 from addon.registry.ranges import Span
 from addon.store.blob import BlobReader
@@ -36,6 +35,7 @@ from addon.store.errors import DigestMismatch, StoreError
 from addon.store.ingest import Ingest
 from addon.transfer.body import PIECE, Body, BodyBroken
 from addon.transfer.source import Source
+from addon.transfer.stretch import Nobody, Stretch, check_coding, checked, give_back
 from addon.transfer.upstream import Exchange, Receiver, UpstreamError
 
 logger = logging.getLogger(__name__)
@@ -52,10 +52,6 @@ ATTEMPTS = 6
 """How often in a row a stretch may fail without a byte of progress."""
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 8.0
 _IDLE_SECONDS = 0.005
-_BASIN, _MOST_BASINS = 256 * 1024, 16
-_basins: list[Any] = []
-# What is put there is not wanted.
-_refuse = memoryview(bytearray(_BASIN))
 _REFUSALS = (401, 403, 404)
 # Of all who joined, so many are remembered: the last.
 _MOST_OTHERS = 4
@@ -68,105 +64,6 @@ class State(enum.Enum):
     VERIFIED = enum.auto()
     """All bytes are there, and are the blob; it may not be in the store yet."""
     BROKEN = enum.auto()
-
-
-class Stretch:
-    """A run of the blob as one connection brings it; the `Receiver` of its exchanges."""
-
-    def __init__(self, fill: "Fill", start: int, stop: int | None) -> None:
-        self.position = start
-        """The offset of the next byte to arrive."""
-        self.stop = stop
-        """The offset behind its last byte; None where only the end of the body tells."""
-        self.overrun = False
-        """Whether more came than there should be."""
-        self._fill = fill
-        self._skip = 0
-        self._waiting: list[bytes | memoryview] = []
-        self._basin: memoryview | None = None
-        self._waiting_from = start
-
-    @property
-    def arrived(self) -> bool:
-        """Whether all of it is there, as far as its length tells."""
-        return self.stop is not None and self.position >= self.stop
-
-    @property
-    def written(self) -> bool:
-        """Whether all of it is there, and was taken to be written."""
-        return self.arrived and not self._waiting
-
-    def check(self) -> None:
-        """See to it that all of it came, and no more.
-
-        Raises:
-            UpstreamError: there is less.
-            DigestMismatch: there is more, so that it is not the blob.
-        """
-        if self.overrun:
-            raise DigestMismatch(f"{self._fill.digest}: more than {self.stop} bytes came")
-        if self.stop is not None and not self.arrived:
-            raise UpstreamError(f"upstream ended at {self.position} of {self.stop} bytes")
-
-    def skip(self, count: int) -> None:
-        """Drop the next ``count`` bytes: they come again, from an upstream that starts over."""
-        self._skip = count
-
-    def receive(self, chunk: bytes) -> None:
-        """See `Receiver.receive`."""
-        if self._skip:
-            dropped = min(self._skip, len(chunk))
-            self._skip -= dropped
-            chunk = chunk[dropped:]
-        if self.stop is not None and self.position + len(chunk) > self.stop:
-            chunk = chunk[: self.stop - self.position]
-            self.overrun = True
-        if chunk:
-            self._waiting.append(chunk)
-            self.position += len(chunk)
-            self._fill.arrived(len(chunk))
-
-    def room(self) -> memoryview | None:
-        """See `Basin.room`."""
-        if self._fill.full:
-            return None
-        if self._skip:
-            return _refuse[: self._skip]
-        if self.arrived:
-            return _refuse
-        if not self._basin:
-            self._basin = memoryview(_basins.pop() if _basins else bytearray(_BASIN))
-        return self._basin if self.stop is None else self._basin[: self.stop - self.position]
-
-    def put(self, count: int) -> None:
-        """See `Basin.put`."""
-        if self._skip:
-            self._skip -= count
-        elif self.arrived:
-            self.overrun = True
-        else:
-            assert self._basin
-            self._waiting.append(self._basin[:count])
-            self._basin = self._basin[count:]
-            self.position += count
-            self._fill.arrived(count)
-
-    async def ready(self) -> None:
-        """See `Basin.ready`."""
-        await self._fill.ready()
-
-    def take(self) -> tuple[int, list[bytes | memoryview]]:
-        """What waits to be written, and the offset where it belongs."""
-        offset, chunks = self._waiting_from, self._waiting
-        # A basin goes with what is in it, and comes back with `give_back`.
-        self._waiting, self._waiting_from, self._basin = [], self.position, None
-        return offset, chunks
-
-
-def give_back(chunks: list[bytes | memoryview]) -> None:
-    """Chunks have been written, and their basins may be filled again."""
-    basins = {id(chunk.obj): chunk.obj for chunk in chunks if isinstance(chunk, memoryview)}
-    _basins.extend(list(basins.values())[: _MOST_BASINS - len(_basins)])
 
 
 class Fill:
@@ -234,7 +131,7 @@ class Fill:
         """
         announced = response.headers.get("content-length", "")
         if response.status_code == 206:
-            span, self.size = _checked(response, start, size)
+            span, self.size = checked(response, start, size)
             if self.size is None:
                 raise UpstreamError("upstream did not say how long the blob is")
             stretch = Stretch(self, start, span.stop)
@@ -378,7 +275,7 @@ class Fill:
         """
         check_coding(response)
         if response.status_code == 206:
-            _checked(response, start, self.size)
+            checked(response, start, self.size)
         elif self._segmented:
             raise UpstreamError("upstream answers ranges no longer")
         elif (announced := response.headers.get("content-length", "")).isdigit() and int(announced) != self.size:
@@ -560,24 +457,6 @@ class GrowingBody(Body):
         self._fill.left(self)
 
 
-class Nobody:
-    """Receives the body of an answer that is about to be dropped."""
-
-    def receive(self, chunk: bytes) -> None:
-        """See `Receiver.receive`."""
-
-    def room(self) -> memoryview | None:
-        """See `Basin.room`."""
-        return None
-
-    def put(self, count: int) -> None:
-        """See `Basin.put`."""
-
-    async def ready(self) -> None:
-        """See `Basin.ready`: never; the connection is closed instead."""
-        await asyncio.Event().wait()
-
-
 def _pause(failures: int) -> float:
     """Seconds before the next attempt: twice as long each time, and never quite the same for two."""
     longest = min(_FIRST_PAUSE_SECONDS * (1 << failures - 1), _LONGEST_PAUSE_SECONDS)
@@ -591,28 +470,6 @@ def let_go(ingest: Ingest) -> None:
     except OSError as e:
         logger.warning("blob %s: what there is cannot be kept: %s", ingest.digest.short, e.strerror)
         ingest.abort()
-
-
-def check_coding(response: http.Response) -> None:
-    """See to it that a body is the blob's own bytes.
-
-    Raises:
-        UpstreamError: it came content-encoded, although nobody asked for that.
-    """
-    coding = response.headers.get("content-encoding", "").lower()
-    if coding not in ("", "identity"):
-        raise UpstreamError(f"upstream sent the blob {coding[:20]}-encoded")
-
-
-def _checked(response: http.Response, start: int, size: int | None) -> tuple[Span, int | None]:
-    found = ranges.parse_content_range(response.headers.get("content-range"))
-    if found is None:
-        raise UpstreamError("upstream answered a range without saying which")
-    span, total = found
-    if span.start != start or (size is not None and total is not None and total != size):
-        of = "?" if total is None else total
-        raise UpstreamError(f"upstream answered with bytes {span.start}-{span.stop - 1}/{of} of another blob")
-    return span, total if total is not None else size
 
 
 async def _all_of(workers: list[asyncio.Task[None]], writer: asyncio.Task[None]) -> None:

@@ -24,8 +24,9 @@ from mitmproxy.utils import human
 
 from addon.registry.digest import Digest
 from addon.store.disk import Store
-from addon.transfer.fill import Fill, Nobody, State, Stretch, check_coding, let_go
+from addon.transfer.fill import Fill, State, let_go
 from addon.transfer.source import Source
+from addon.transfer.stretch import Nobody, Stretch, check_coding
 from addon.transfer.upstream import Exchange, Receiver, UpstreamError
 
 logger = logging.getLogger(__name__)

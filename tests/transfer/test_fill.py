@@ -16,8 +16,10 @@ from addon.registry.digest import Digest
 from addon.registry.ranges import Span
 from addon.store.disk import Store
 from addon.transfer import fill as module
+from addon.transfer import stretch as stretches
 from addon.transfer.body import BodyBroken
-from addon.transfer.fill import BATCH, BOUND, Fill, GrowingBody, Nobody, State, Stretch
+from addon.transfer.fill import BATCH, BOUND, Fill, GrowingBody, State
+from addon.transfer.stretch import Stretch
 from addon.transfer.upstream import UpstreamError
 
 from .. import doubles
@@ -941,7 +943,7 @@ async def test_there_is_no_room_while_so_much_waits_for_the_disk(
 
 async def test_basins_are_filled_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     basins: list[bytearray] = []
-    monkeypatch.setattr(module, "_basins", basins)
+    monkeypatch.setattr(stretches, "_basins", basins)
     content = CONTENT * 60
     filling = start(content).begin(200, sized(content))
     filling.put(content[:-1])
@@ -956,10 +958,3 @@ async def test_basins_are_filled_again(start: Start, monkeypatch: pytest.MonkeyP
     filling.exchange.finish()
     await filling.over()
     assert {id(basin) for basin in basins} == set(used)
-
-
-def test_nobody_has_room() -> None:
-    nobody = Nobody()
-    nobody.receive(b"x")
-    nobody.put(0)
-    assert nobody.room() is None
