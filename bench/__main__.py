@@ -21,6 +21,7 @@ MEASURES: dict[str, Callable[[Stage], list[Row]]] = {
     "small": hits.small,
     "new-connection": hits.new_connection,
     "pull": pulls.pull,
+    "segments": pulls.segments,
     "miss": misses.miss,
     "first-byte": misses.first_byte,
     "collapse": misses.collapse,

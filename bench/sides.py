@@ -87,12 +87,15 @@ class Origin(Side):
     name = "direct"
 
     def __init__(self, ground: Ground) -> None:
+        self._serve(ground, "origin.nginx.conf")
+
+    def _serve(self, ground: Ground, template: str, **more: object) -> None:
         port = free_port()
         folder = ground.make_folder("origin")
         self.where = Where(port, ground.ca)
         self._log = folder / "access.log"
         self._read = 0
-        self.program = _nginx(ground, "origin.nginx.conf", folder, port)
+        self.program = _nginx(ground, template, folder, port, **more)
 
     def sent(self) -> int:
         """Bytes of blobs that it has sent since it was last asked; a request is logged a little after its end."""
@@ -103,6 +106,15 @@ class Origin(Side):
 
     def forget(self, blob: Blob) -> None:
         """It keeps nothing."""
+
+
+class Cdn(Origin):
+    """nginx with a registry's files, which gives each connection `rate` bytes a second."""
+
+    name = "cdn"
+
+    def __init__(self, ground: Ground, registry: Path, rate: int) -> None:
+        self._serve(ground, "cdn.nginx.conf", REGISTRY=registry, RATE=rate)
 
 
 class Nginx(Side):
@@ -129,13 +141,26 @@ class Distribution(Side):
 
     name = "distribution"
 
-    def __init__(self, ground: Ground, folder: Path | None = None, name: str = "localhost") -> None:
-        """Start it; in a `folder` there may be a storage already, and `name` is what its certificate says."""
+    def __init__(
+        self, ground: Ground, folder: Path | None = None, name: str = "localhost", cdn: Cdn | None = None
+    ) -> None:
+        """Start it.
+
+        Args:
+            ground: what it stands on.
+            folder: where there may be a storage already.
+            name: what its certificate says.
+            cdn: where it redirects to for blobs.
+        """
         program = need("docker-registry")
         port = free_port()
         self.folder = folder or ground.make_folder("distribution")
         self.where = Where(port, ground.ca)
-        config = ground.fill_in("registry.yml", self.folder, port, CERTIFICATE=ground.certificate_for(name))
+        places: dict[str, object] = {"CERTIFICATE": ground.certificate_for(name)}
+        template = "registry.yml"
+        if cdn is not None:
+            template, places["CDN"] = "redirect.yml", cdn.where.port
+        config = ground.fill_in(template, self.folder, port, **places)
         command = [program, "serve", str(config)]
         self.program = Program(command, environment(self.folder), self.folder / "log", lambda: listens(port))
 

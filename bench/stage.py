@@ -40,6 +40,10 @@ class Sizes:
     """Blobs in a large store."""
     layers: tuple[int, ...] = (100 * KIB,) * 30 + (2 * MIB,) * 8 + (20 * MIB,) * 2
     """Of the image that is pulled."""
+    layer: int = 512 * MIB
+    """The only one of the image that is pulled cold."""
+    connection_rate: int = 20_000_000
+    """Bytes per second that its CDN gives each connection."""
 
 
 QUICK = Sizes(
@@ -53,6 +57,8 @@ QUICK = Sizes(
     slow_rate=64 * KIB,
     store=500,
     layers=(10 * KIB,) * 3,
+    # Smaller ones come over one connection.
+    layer=32 * MIB,
 )
 
 

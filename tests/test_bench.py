@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,22 @@ def test_measures_yield_rows(tmp_path: Path) -> None:
     assert all(row["samples"][OURS] and "nginx" in row["samples"] for row in rows.values())
     assert "| hit, CPU, s/GiB |" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["found.json"]
+
+
+def test_cold_pull_is_timed_both_ways() -> None:
+    for program in ("nginx", "cc", "docker", "containerd", "docker-registry"):
+        need(program)
+    need("dockerd", root=True)
+    # Docker's sockets are in there, whose paths must be short.
+    with tempfile.TemporaryDirectory(prefix="pulltap-") as name:
+        folder, found = Path(name), Path(name, "found.json")
+        done = run("--json", str(found), "--folder", name, "segments")
+        assert done.returncode == 0, done.stdout + done.stderr
+        (row,) = json.loads(found.read_text())["rows"]
+        assert [path.name for path in folder.iterdir()] == ["found.json"]
+    assert row["measure"] == "cold docker pull, one layer of 32 MiB, 20 MB/s per connection"
+    assert row["samples"][OURS]
+    assert row["samples"]["direct"]
 
 
 def test_missing_peer_is_named(tmp_path: Path) -> None:
