@@ -9,6 +9,7 @@ import json
 import logging
 
 from mitmproxy import http, tls
+from mitmproxy.proxy import mode_specs
 
 from addon.auth.grants import READ, Grant
 from addon.auth.tokens import TokenUnavailable
@@ -17,7 +18,7 @@ from addon.registry import cache_status
 from addon.registry.digest import Digest
 from addon.registry.routes import Kind
 from addon.settings import Ping
-from addon.transfer import answers
+from addon.transfer import answers, kept
 from addon.transfer.stream import TUNNEL
 from addon.transfer.target import Target, connecting_to, recognise, to_the_proxy
 from addon.transfer.upstream import COLLECTED, UpstreamError
@@ -59,6 +60,10 @@ class Passthrough:
         """Choose how a request passes, and add what it lacks; a streamed one leaves right after this hook."""
         if flow.response or flow.error or not flow.live or self._parts.upstream.owns(flow) or to_the_proxy(flow):
             return
+        kept.revive(flow)
+        if not isinstance(flow.client_conn.proxy_mode, mode_specs.UpstreamMode):
+            # It was meant for this proxy, and goes no further (RFC 9110, section 11.7.2).
+            flow.request.headers.pop("proxy-authorization", None)
         target = recognise(flow, self._parts.settings)
         request = flow.request
         if target is None:

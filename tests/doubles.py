@@ -96,6 +96,7 @@ class FakeExchange:
         self.flow.comment = "pulltap: fill library/alpine"
         if request is not None:
             self.flow.request = request
+        self.request = self.flow.request
 
     def finish(self, error: str = "") -> None:
         """Upstream's body ends: whole, or by this error."""

@@ -17,12 +17,14 @@ from addon.main import OPTIONS, Pulltap
 from addon.parts import Parts
 from addon.passthrough import Passthrough
 from addon.pullthrough import Pullthrough
+from addon.transfer.kept import Redaction
 from addon.transfer.stream import StreamLayers
 from addon.ui.pages import Pages
 
 from .doubles import mitmproxy_with, nothing_left
 
 Load = Callable[..., tuple[Pulltap, taddons.context]]
+HOOKS = [StreamLayers, Pages, Passthrough, Pullthrough, Redaction]
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ async def test_without_a_config_all_is_at_its_default(
         assert context.options._options[name].typespec == kind
         assert context.options._options[name].help == text
     assert parts_of(pulltap).store.root == tmp_path / "cache" / "pulltap"
-    assert [type(addon) for addon in pulltap.addons] == [StreamLayers, Pages, Passthrough, Pullthrough]
+    assert [type(addon) for addon in pulltap.addons] == HOOKS
     caplog.set_level(logging.INFO)
     pulltap.running()
     assert not errors(caplog)
@@ -191,8 +193,8 @@ async def test_a_good_value_makes_new_parts(load: Load, tmp_path: Path) -> None:
     changed = parts_of(pulltap)
     assert changed is not parts
     assert changed.settings.access == "trust"
-    assert [type(addon) for addon in pulltap.addons] == [StreamLayers, Pages, Passthrough, Pullthrough]
-    assert pulltap.addons[-1]._parts is changed  # type: ignore[attr-defined]
+    assert [type(addon) for addon in pulltap.addons] == HOOKS
+    assert pulltap.addons[3]._parts is changed  # type: ignore[attr-defined]
     await parts.close()
 
 

@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 from mitmproxy import ctx, http, tls
 from mitmproxy import flow as mitmflow
-from mitmproxy.proxy import context
+from mitmproxy.proxy import context, mode_specs
 from mitmproxy.test import tflow
 
 from addon.auth.access import ANONYMOUS
@@ -173,6 +173,24 @@ async def test_the_clients_own_authorization_stays(proxy: Proxy, hub: Hub, path:
     flow = await proxy.headers(path, Authorization="Bearer mine")
     assert flow.request.headers["Authorization"] == "Bearer mine"
     assert not hub.asked()
+
+
+@pytest.mark.parametrize(
+    ("mode", "goes_on"), [("regular", False), ("transparent", False), ("upstream:http://a:1", True)]
+)
+async def test_a_login_to_the_proxy_goes_no_further(proxy: Proxy, mode: str, goes_on: bool) -> None:
+    for url in (f"https://{HUB}{TAGS}", "http://files.example/large"):
+        flow = request_flow(url, Proxy_Authorization="Basic x")
+        flow.client_conn.proxy_mode = mode_specs.ProxyMode.parse(mode)
+        await asyncio.wait_for(proxy.hook.requestheaders(flow), BOUND)
+        assert ("Proxy-Authorization" in flow.request.headers) == goes_on
+
+
+async def test_a_repeated_request_gets_a_token_in_the_place_of_what_was_taken_out(proxy: Proxy, hub: Hub) -> None:
+    flow = request_flow(f"https://{HUB}{TAGS}", Authorization="Bearer REDACTED")
+    flow.is_replay = "request"
+    await asyncio.wait_for(proxy.hook.requestheaders(flow), BOUND)
+    assert flow.request.headers["Authorization"] == "Bearer anonymous"
 
 
 async def test_a_blob_request_is_not_its_business(proxy: Proxy, hub: Hub) -> None:

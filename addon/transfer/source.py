@@ -64,8 +64,8 @@ class BlobSource:
             if response.status_code not in _EXPIRED:
                 return response, exchange
         response, exchange = await self._ask("GET", wanted, f"pulltap: fill {self._name}", choose)
-        if response.status_code in (200, 206) and exchange.flow.request.host != self._target.host:
-            self._located = exchange.flow.request.copy()
+        if response.status_code in (200, 206) and exchange.request.host != self._target.host:
+            self._located = exchange.request.copy()
         return response, exchange
 
     async def head(self) -> http.Response:

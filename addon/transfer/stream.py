@@ -48,6 +48,7 @@ from mitmproxy.proxy.layers.http import (
 )
 from OpenSSL import SSL
 
+from addon.transfer import kept
 from addon.transfer.body import Body, BodyBroken
 from addon.transfer.direct import ENCRYPTED, TURN, Direct
 
@@ -84,6 +85,12 @@ class RegistryTurnHook(commands.StartHook):
 
 class BlobHttpStream(HttpStream):
     """An HTTP stream that sends an attached body in turns."""
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """See `HttpStream._handle_event`; when nothing more is sent, what is left of the flow is what is kept."""
+        yield from super()._handle_event(event)
+        if self.client_state != self.state_wait_for_request_headers and not self.flow.live:
+            kept.over(self.flow)
 
     def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
         """See `HttpStream.send_response`: the response is there, and is to be sent."""

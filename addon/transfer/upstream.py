@@ -25,6 +25,7 @@ from mitmproxy.proxy.layers.http import (
 )
 
 from addon.settings import authority
+from addon.transfer import kept
 
 HEADER_SECONDS = 30
 """How long upstream may take to answer; containerd, for one, waits no longer for us."""
@@ -83,13 +84,15 @@ class Exchange(ReplayHandler):
         self.layer.connections[self.client] = _Asker(self, self.layer.context.fork())
         self.complete = False
         """Whether the body came to its end, as far as HTTP can tell."""
+        self.request = exchange_flow.request
+        """What was sent; the flow keeps it without its secrets, once the exchange is over."""
         self._choose = choose
         self._receiver: Receiver | None = None
         self._collected = bytearray()
         self._head: asyncio.Future[http.Response] = asyncio.get_running_loop().create_future()
         self._timeout = asyncio.timeout(HEADER_SECONDS)
         self._reason = ""
-        self._task = asyncio.create_task(self._run(), name=f"upstream {exchange_flow.request.pretty_url[:80]}")
+        self._task = asyncio.create_task(self._run(), name=f"upstream {exchange_flow.request.pretty_host}")
 
     async def head(self) -> http.Response:
         """The answer's head; for a collected body, the whole answer.
@@ -126,6 +129,8 @@ class Exchange(ReplayHandler):
             self._fail(UpstreamError(self._reason or "aborted"))
         finally:
             await self._close()
+            self.request = self.flow.request
+            kept.over(self.flow)
         if self.flow.error is not None:
             timed_out = "timed out" in self.flow.error.msg
             self._fail(UpstreamError(f"{address}: {self.flow.error.msg}", 504 if timed_out else 502))
