@@ -18,6 +18,7 @@ from addon.store.errors import StoreError
 from addon.transfer import kept
 from addon.transfer.direct import let_clients_choose_ciphers
 from addon.transfer.dispatch import Dispatch
+from addon.transfer.gate import Gate
 from addon.transfer.stream import StreamLayers
 from addon.ui.banner import announce
 from addon.ui.pages import Pages
@@ -59,6 +60,11 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
         str,
         "",
         "Docker config.json with the credentials that Pulltap uses for requests that bring none. Default: none.",
+    ),
+    "registry_clients": (
+        Sequence[str],
+        [],
+        "Networks (10.0.0.0/8) and addresses of clients that are let in; all others but this machine get nothing.",
     ),
     "registry_redact": (
         bool,
@@ -120,6 +126,7 @@ class Pulltap:
         # Fills under way end in the old parts, which their flows hold; nothing new starts there.
         self._parts = parts
         self.addons = [
+            Gate(parts.settings),
             StreamLayers(),
             Pages(parts),
             Passthrough(parts),
@@ -146,6 +153,7 @@ class Pulltap:
             docker_config=options.registry_docker_config,
             max_fills=options.registry_max_fills,
             fill_connections=options.registry_fill_connections,
+            clients=options.registry_clients,
             registries=settings.parse_registries(self._file.values.get(settings.REGISTRIES)),
         )
 

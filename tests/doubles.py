@@ -32,7 +32,7 @@ def digest_of(content: bytes, algorithm: str = "sha256") -> Digest:
 def settings(**changes: object) -> Settings:
     """The settings as they are where nobody says otherwise, but for `changes` of the options of `parse`."""
     usual = {"hosts": [HUB, "ghcr.io"], "store": "", "max_size": 1 << 30, "access": "check", "docker_config": ""}
-    return parse(**{**usual, "max_fills": 8, "fill_connections": 4, "registries": {}, **changes})  # type: ignore[arg-type]
+    return parse(**{**usual, "max_fills": 8, "fill_connections": 4, "clients": [], "registries": {}, **changes})  # type: ignore[arg-type]
 
 
 def open_files() -> int:
