@@ -93,9 +93,9 @@ def _copy(kept: flow.Flow) -> flow.Flow:
 def _redact(changed: http.HTTPFlow) -> bool:
     """Put messages without secrets into a flow; whether that changes it."""
     found: set[str] = set()
-    before = changed.request, changed.response
+    before, own = (changed.request, changed.response), to_the_proxy(changed)
     changed.request = redact.request(changed.request, found)
-    if changed.response and not to_the_proxy(changed):
+    if changed.response and not own:
         changed.response = redact.response(changed.response, before[0], found)
     if changed.error and found and (said := redact.text(changed.error.msg, found)) != changed.error.msg:
         changed.error = flow.Error(said, changed.error.timestamp)

@@ -38,6 +38,7 @@ from mitmproxy.proxy.layers.http import (
     ErrorCode,
     HttpErrorHook,
     HttpLayer,
+    HTTPMode,
     HttpResponseHook,
     HttpStream,
     RequestProtocolError,
@@ -51,6 +52,7 @@ from OpenSSL import SSL
 from addon.transfer import kept
 from addon.transfer.body import Body, BodyBroken
 from addon.transfer.direct import ENCRYPTED, TURN, Direct
+from addon.transfer.target import DIRECT
 
 TUNNEL = "pulltap_tunnel"
 """The key in a CONNECT flow's metadata that marks a tunnel into which nobody looks."""
@@ -131,6 +133,12 @@ class BlobHttpStream(HttpStream):
             return
         if self.client_state == self.state_done:
             yield from self.flow_done()
+
+    def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
+        """See `HttpStream.check_invalid`, which comes first; later, nobody could tell whom a request was sent to."""
+        if request and self.mode is not HTTPMode.transparent and not self.flow.request.host:
+            self.flow.metadata[DIRECT] = True
+        return (yield from super().check_invalid(request))
 
     def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
         """See `HttpStream.check_killed`; a body that will not be sent is closed now: the flow may be kept for long."""

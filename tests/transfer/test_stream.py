@@ -24,6 +24,7 @@ from addon.registry.ranges import Span
 from addon.transfer import stream
 from addon.transfer.body import PIECE, Body, BodyBroken
 from addon.transfer.stream import TUNNEL, BlobHttpLayer, BulkTLSLayer, RegistryTurnHook, StreamLayers, Turn, attach
+from addon.transfer.target import DIRECT
 
 from ..doubles import BOUND, Pieces, mitmproxy_with
 from .conversation import CONNECT, GET, HEAD, Answer, Conversation
@@ -765,3 +766,21 @@ def test_what_was_attached_is_sent_and_not_what_is_kept() -> None:
     talk.releases("registry_turn").releases("registry_turn")
     assert talk.received.endswith(b"\r\n\r\n" + b"x" * 9)
     assert talk.flows[0].request.headers["Authorization"] == "Bearer REDACTED"
+
+
+# Whom a request was sent to.
+
+
+@pytest.mark.parametrize(
+    ("line", "direct"),
+    [
+        ("GET / HTTP/1.1", True),
+        ("OPTIONS * HTTP/1.1", True),
+        ("GET http://attacker.example/ HTTP/1.1", False),
+        ("CONNECT attacker.example:443 HTTP/1.1", False),
+    ],
+)
+def test_a_request_sent_as_to_a_web_server(line: str, direct: bool) -> None:
+    talk = Conversation(answering(None, b"ok")).sends(f"{line}\r\nHost: attacker.example\r\n\r\n".encode())
+    assert talk.flows[0].metadata.get(DIRECT, False) is direct
+    assert talk.flows[0].request.host == "attacker.example"
