@@ -15,8 +15,10 @@ from addon.passthrough import Passthrough
 from addon.pullthrough import Pullthrough
 from addon.settings import ConfigError, ConfigFile
 from addon.store.errors import StoreError
+from addon.transfer import kept
 from addon.transfer.direct import let_clients_choose_ciphers
 from addon.transfer.dispatch import Dispatch
+from addon.transfer.gate import Gate
 from addon.transfer.heads import bound_heads, unbound_heads
 from addon.transfer.stream import StreamLayers
 from addon.ui.banner import announce
@@ -65,6 +67,16 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
         "",
         "Docker config.json with the credentials that Pulltap uses for requests that bring none. Default: none.",
     ),
+    "registry_clients": (
+        Sequence[str],
+        [],
+        "Networks (10.0.0.0/8) and addresses of clients that are let in; all others but this machine get nothing.",
+    ),
+    "registry_redact": (
+        bool,
+        True,
+        "Take tokens, passwords, cookies and signatures out of flows once they are over, and out of what is saved.",
+    ),
 }
 """Our options: type, default, help."""
 
@@ -100,6 +112,9 @@ class Pulltap:
         Raises:
             OptionsError: an option's new value means nothing, or the store cannot be used.
         """
+        if "save_stream_file" in updated and not ctx.options.save_stream_file:
+            # What has not ended yet is about to be written.
+            kept.release()
         if not self._usable or not updated.intersection(OPTIONS):
             return
         try:
@@ -116,9 +131,16 @@ class Pulltap:
             return
         # Fills under way end in the old parts, which their flows hold; nothing new starts there.
         self._parts = parts
-        self.addons = [StreamLayers(), Pages(parts), Passthrough(parts), Pullthrough(parts)]
+        self.addons = [
+            Gate(parts.settings),
+            StreamLayers(),
+            Pages(parts),
+            Passthrough(parts),
+            Pullthrough(parts),
+            kept.Redaction(parts.upstream.owns),
+        ]
         if self._dispatch is None:
-            self._dispatch = Dispatch(ctx.master.addons)
+            self._dispatch = Dispatch(ctx.master.addons, kept.shield)
             self._dispatch.install()
             let_clients_choose_ciphers()
             bound_heads()
@@ -139,6 +161,7 @@ class Pulltap:
             max_fills=options.registry_max_fills,
             fill_connections=options.registry_fill_connections,
             access_grace=options.registry_access_grace,
+            clients=options.registry_clients,
             registries=settings.parse_registries(self._file.values.get(settings.REGISTRIES)),
         )
 
@@ -159,12 +182,14 @@ class Pulltap:
         logger.error("%s", message)
 
     async def done(self) -> None:
-        """Break the fills and close the store (mitmproxy's hook for the end)."""
-        if self._dispatch is not None:
-            self._dispatch.uninstall()
-            unbound_heads()
+        """Break the fills and close the store (mitmproxy's hook for the end).
+
+        The hooks stay as they are: behind this one, mitmproxy tells of the connections that it cuts.
+        """
+        unbound_heads()
         if self._parts is not None:
             await self._parts.close()
+        kept.release()
 
 
 addons = [Pulltap()]

@@ -9,6 +9,7 @@ import json
 import logging
 
 from mitmproxy import http, tls
+from mitmproxy.proxy import mode_specs
 
 from addon.auth.grants import READ, Grant
 from addon.auth.tokens import TokenUnavailable
@@ -17,9 +18,9 @@ from addon.registry import cache_status
 from addon.registry.digest import Digest
 from addon.registry.routes import Kind
 from addon.settings import Ping
-from addon.transfer import answers
+from addon.transfer import answers, kept
 from addon.transfer.stream import TUNNEL
-from addon.transfer.target import Target, connecting_to, recognise, to_the_proxy
+from addon.transfer.target import Target, ambiguous, connecting_to, recognise, to_the_proxy
 from addon.transfer.upstream import COLLECTED, UpstreamError
 
 logger = logging.getLogger(__name__)
@@ -57,8 +58,20 @@ class Passthrough:
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
         """Choose how a request passes, and add what it lacks; a streamed one leaves right after this hook."""
-        if flow.response or flow.error or not flow.live or self._parts.upstream.owns(flow) or to_the_proxy(flow):
+        if flow.response or flow.error or not flow.live or self._parts.upstream.owns(flow):
             return
+        if ambiguous(flow.request):
+            flow.response = answers.text(
+                400, "pulltap: a header goes on in the next line, or has half a line's end in it\n"
+            )
+            flow.response.headers["Connection"] = "close"
+            return
+        if to_the_proxy(flow):
+            return
+        kept.revive(flow)
+        if flow.request.scheme == "http" and isinstance(flow.client_conn.proxy_mode, mode_specs.RegularMode):
+            # It was meant for this proxy, and goes no further (RFC 9110, section 11.7.2), unlike one within a tunnel.
+            flow.request.headers.pop("proxy-authorization", None)
         target = recognise(flow, self._parts.settings)
         request = flow.request
         if target is None:

@@ -7,6 +7,7 @@ before it could be taken for configured.
 
 import difflib
 import enum
+import ipaddress
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -30,6 +31,10 @@ REGISTRIES = "registries"
 _HOST = re.compile(
     r"(?P<host>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?", re.IGNORECASE | re.ASCII
 )
+
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ConfigError(Exception):
@@ -103,6 +108,8 @@ class Settings:
     """Over how many connections a large blob is fetched."""
     access_grace: int
     """For how many seconds an expired verdict stands where upstream cannot be asked."""
+    clients: tuple[Network, ...]
+    """Who is let in, beside this machine itself; empty means everybody."""
 
     def registry(self, scheme: str, host: str, port: int) -> Registry | None:
         """The registry at this address; None where the address is of no concern to Pulltap."""
@@ -116,6 +123,16 @@ def authority(scheme: str, host: str, port: int) -> str:
     if ":" in host and not host.startswith("["):
         host = f"[{host}]"
     return host if port == {"https": 443, "http": 80}.get(scheme) else f"{host}:{port}"
+
+
+def address(text: str) -> Address:
+    """An address as a socket gives it, an IPv4 one in IPv6's clothes as what it is.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parsed = ipaddress.ip_address(text.partition("%")[0])
+    return (parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None) or parsed
 
 
 def default_store() -> Path:
@@ -134,6 +151,7 @@ def parse(
     max_fills: int,
     fill_connections: int,
     access_grace: int,
+    clients: Sequence[str],
     registries: Mapping[str, Registry],
 ) -> Settings:
     """Put the options' values together.
@@ -158,6 +176,7 @@ def parse(
         max_fills=_count(max_fills, "registry_max_fills"),
         fill_connections=_count(fill_connections, "registry_fill_connections"),
         access_grace=_count(access_grace, "registry_access_grace", least=0),
+        clients=tuple(_network(text, "registry_clients") for text in clients),
     )
 
 
@@ -226,6 +245,18 @@ def _count(number: int, key: str, least: int = 1) -> int:
     if number < least:
         raise ConfigError(f"{key} is {number}, but is to be {least} or more", key)
     return number
+
+
+def _network(text: str, key: str) -> Network:
+    try:
+        network = ipaddress.ip_network(text.strip())
+    except ValueError as e:
+        raise ConfigError(f"{key}: {text!r} is no network, such as 10.0.0.0/8, and no address: {e}", key) from None
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    if mapped is not None and network.prefixlen >= 96:
+        # Clients are known by their IPv4 address, whichever clothes it came in.
+        return ipaddress.ip_network((mapped, network.prefixlen - 96))
+    return network
 
 
 def _docker_config(text: str, *place: str) -> Path:

@@ -33,7 +33,8 @@ def digest_of(content: bytes, algorithm: str = "sha256") -> Digest:
 def settings(**changes: object) -> Settings:
     """The settings as they are where nobody says otherwise, but for `changes` of the options of `parse`."""
     usual = {"hosts": [HUB, "ghcr.io"], "store": "", "max_size": 1 << 30, "access": "check", "docker_config": ""}
-    return parse(**{**usual, "max_fills": 8, "fill_connections": 4, "access_grace": 3600, "registries": {}, **changes})  # type: ignore[arg-type]
+    usual |= {"max_fills": 8, "fill_connections": 4, "access_grace": 3600, "clients": [], "registries": {}}
+    return parse(**{**usual, **changes})  # type: ignore[arg-type]
 
 
 def open_files() -> int:
@@ -98,6 +99,7 @@ class FakeExchange:
         self.flow.comment = "pulltap: fill library/alpine"
         if request is not None:
             self.flow.request = request
+        self.request = self.flow.request
 
     def finish(self, error: str = "") -> None:
         """Upstream's body ends: whole, or by this error."""

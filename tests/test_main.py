@@ -17,12 +17,15 @@ from addon.main import OPTIONS, Pulltap
 from addon.parts import Parts
 from addon.passthrough import Passthrough
 from addon.pullthrough import Pullthrough
+from addon.transfer.gate import Gate
+from addon.transfer.kept import Redaction
 from addon.transfer.stream import StreamLayers
 from addon.ui.pages import Pages
 
 from .doubles import mitmproxy_with, nothing_left
 
 Load = Callable[..., tuple[Pulltap, taddons.context]]
+HOOKS = [Gate, StreamLayers, Pages, Passthrough, Pullthrough, Redaction]
 
 
 @pytest.fixture
@@ -79,7 +82,7 @@ async def test_without_a_config_all_is_at_its_default(
         assert context.options._options[name].typespec == kind
         assert context.options._options[name].help == text
     assert parts_of(pulltap).store.root == tmp_path / "cache" / "pulltap"
-    assert [type(addon) for addon in pulltap.addons] == [StreamLayers, Pages, Passthrough, Pullthrough]
+    assert [type(addon) for addon in pulltap.addons] == HOOKS
     caplog.set_level(logging.INFO)
     pulltap.running()
     assert not errors(caplog)
@@ -113,6 +116,12 @@ async def test_the_config_is_heeded(load: Load, tmp_path: Path, caplog: pytest.L
         ("registry_store_max_size: much\n", ":1: registry_store_max_size is to be a size such as 50g"),
         ("registry_max_fills: 0\n", ":1: registry_max_fills is 0, but is to be 1 or more"),
         ("registry_hosts: ['a b']\n", ":1: registry_hosts: 'a b' is no host and no host:port"),
+        (
+            "\nregistry_clients:\n  - 10.0.0.1/8\n",
+            ":2: registry_clients: '10.0.0.1/8' is no network, such as 10.0.0.0/8",
+        ),
+        ("registry_clients: 10.0.0.0/8\n", ":1: registry_clients is '10.0.0.0/8', but is to be a list of strings"),
+        ("registry_redact: 'no'\n", ":1: registry_redact is 'no', but is to be true or false"),
         ("registries:\n  ghcr.io:\n    pong: local\n", ":3: unknown key registries.ghcr.io.pong; did you mean ping?"),
         ("registries:\n  ghcr.io:\n    ping: never\n", ":3: registries.ghcr.io.ping is 'never', but is to be one of "),
         ("registries: [ghcr.io]\n", ":1: registries is to be a mapping "),
@@ -168,6 +177,7 @@ async def test_an_option_of_an_addon_that_comes_later_is_no_fault(load: Load, ca
         ("registry_max_fills", 0, "is to be 1 or more"),
         ("registry_fill_connections", -1, "is to be 1 or more"),
         ("registry_hosts", ["a b"], "is no host and no host:port"),
+        ("registry_clients", ["lan"], "is no network"),
         ("registry_store", "/dev/null", "cannot use /dev/null as store"),
     ],
 )
@@ -191,8 +201,8 @@ async def test_a_good_value_makes_new_parts(load: Load, tmp_path: Path) -> None:
     changed = parts_of(pulltap)
     assert changed is not parts
     assert changed.settings.access == "trust"
-    assert [type(addon) for addon in pulltap.addons] == [StreamLayers, Pages, Passthrough, Pullthrough]
-    assert pulltap.addons[-1]._parts is changed  # type: ignore[attr-defined]
+    assert [type(addon) for addon in pulltap.addons] == HOOKS
+    assert pulltap.addons[4]._parts is changed  # type: ignore[attr-defined]
     await parts.close()
 
 
@@ -213,7 +223,7 @@ async def test_the_hooks_that_are_asked_are_those_of_the_newest_parts(
         def request(_flow: http.HTTPFlow) -> None:
             asked.append(name)
 
-        monkeypatch.setattr(pulltap.addons[1], "request", request)
+        monkeypatch.setattr(pulltap.addons[2], "request", request)
 
     flow = tflow.tflow()
     flow.live = False

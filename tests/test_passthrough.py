@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 from mitmproxy import ctx, http, tls
 from mitmproxy import flow as mitmflow
-from mitmproxy.proxy import context
+from mitmproxy.proxy import context, mode_specs
 from mitmproxy.test import tflow
 
 from addon.auth.access import ANONYMOUS, credential_of
@@ -173,6 +173,43 @@ async def test_the_clients_own_authorization_stays(proxy: Proxy, hub: Hub, path:
     flow = await proxy.headers(path, Authorization="Bearer mine")
     assert flow.request.headers["Authorization"] == "Bearer mine"
     assert not hub.asked()
+
+
+@pytest.mark.parametrize(
+    ("url", "mode", "goes_on"),
+    [
+        ("http://files.example/large", "regular", False),
+        (f"http://{HUB}{TAGS}", "regular", False),
+        # The next proxy may be the one that asked for it.
+        ("http://files.example/large", "upstream:http://a:1", True),
+        # Whoever wrote it into a tunnel, or to no proxy, did not mean this one.
+        (f"https://{HUB}{TAGS}", "regular", True),
+        ("http://files.example/large", "transparent", True),
+    ],
+)
+async def test_a_login_to_the_proxy_goes_no_further(proxy: Proxy, url: str, mode: str, goes_on: bool) -> None:
+    flow = request_flow(url, Proxy_Authorization="Basic x")
+    flow.client_conn.proxy_mode = mode_specs.ProxyMode.parse(mode)
+    await asyncio.wait_for(proxy.hook.requestheaders(flow), BOUND)
+    assert ("Proxy-Authorization" in flow.request.headers) == goes_on
+
+
+@pytest.mark.parametrize("url", [f"https://{HUB}{TAGS}", "http://files.example/large", "http://127.0.0.1:3128/"])
+async def test_a_head_that_could_be_read_in_two_ways_is_refused(proxy: Proxy, hub: Hub, url: str) -> None:
+    flow = request_flow(url, "POST")
+    flow.request.headers["X"] = "a\r\n Transfer-Encoding: chunked"
+    await asyncio.wait_for(proxy.hook.requestheaders(flow), BOUND)
+    assert flow.response
+    assert (flow.response.status_code, flow.response.headers["Connection"]) == (400, "close")
+    assert not flow.request.stream
+    assert not hub.asked()
+
+
+async def test_a_repeated_request_gets_a_token_in_the_place_of_what_was_taken_out(proxy: Proxy, hub: Hub) -> None:
+    flow = request_flow(f"https://{HUB}{TAGS}", Authorization="Bearer REDACTED")
+    flow.is_replay = "request"
+    await asyncio.wait_for(proxy.hook.requestheaders(flow), BOUND)
+    assert flow.request.headers["Authorization"] == "Bearer anonymous"
 
 
 async def test_a_blob_request_is_not_its_business(proxy: Proxy, hub: Hub) -> None:

@@ -42,6 +42,7 @@ def parse(**changes: Any) -> Settings:
         "max_fills": 1,
         "fill_connections": 1,
         "access_grace": 3600,
+        "clients": [],
         "registries": {},
     }
     return settings.parse(**{**usual, **changes})
@@ -520,7 +521,7 @@ def test_the_shipped_file_shows_what_could_be_said(path: Path, tmp_path: Path, m
     assert check_file(file, types) == check_file(read_file(SHIPPED), types) == []
     assert {key for key in file.values if key.startswith("regist")} == {*OPTIONS, REGISTRIES}
     for name, (_, default, _) in OPTIONS.items():
-        assert file.values[name] == default or default == ""
+        assert file.values[name] == default or default in ("", [])
     for key in ("auth", "ping", "realms", "credentials"):
         assert f"\n#   {key} " in SHIPPED.read_text()
 
@@ -538,3 +539,41 @@ def test_the_realms_that_the_shipped_file_shows_are_built_in() -> None:
         assert parse_registries({name: {"auth": "inject", "realms": realms}}) == parse_registries(
             {name: {"auth": "inject"}}
         )
+
+
+# Clients.
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        (" 192.0.2.1 ", "192.0.2.1/32"),
+        ("192.0.2.0/255.255.255.0", "192.0.2.0/24"),
+        ("2001:DB8::/32", "2001:db8::/32"),
+        ("::1", "::1/128"),
+        ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_networks_of_clients(text: str, network: str) -> None:
+    assert [str(each) for each in parse(clients=[text]).clients] == [network]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "lan", "10.0.0.1/8", "10.0.0.0/33", "10.0.0", "010.0.0.1", "fe80::1/129", "1,2", "10"]
+)
+def test_what_is_no_network(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"registry_clients: .* is no network, such as .*, and no address: ") as e:
+        parse(clients=["10.0.0.0/8", text])
+    assert e.value.keys == ("registry_clients",)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("192.0.2.1", "192.0.2.1"), ("::ffff:192.0.2.1", "192.0.2.1"), ("fe80::1%eth0", "fe80::1"), ("::1", "::1")],
+)
+def test_addresses_as_sockets_give_them(text: str, address: str) -> None:
+    assert str(settings.address(text)) == address
+    with pytest.raises(ValueError, match="does not appear"):
+        settings.address("somewhere")

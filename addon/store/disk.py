@@ -4,9 +4,13 @@ Source: OCI Image Specification, image-layout.md. ``blobs/<algorithm>/<encoded>`
 and skopeo work on it as it is; ``pulltap/`` holds the ingest files and the provenance table.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
+import logging
 import os
+import pwd
 import stat
 import uuid
 from pathlib import Path
@@ -16,6 +20,8 @@ from addon.store.blob import BlobReader
 from addon.store.errors import StoreError
 from addon.store.ingest import HOLES, Ingest, sweep
 from addon.store.provenance import Provenance
+
+logger = logging.getLogger(__name__)
 
 _LAYOUT = {"imageLayoutVersion": "1.0.0"}
 _INDEX = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}
@@ -30,15 +36,16 @@ class Store:
         """Open the store, or make it where there is none.
 
         Raises:
-            StoreError: the folder holds something else, or cannot be written.
+            StoreError: the folder holds something else, is somebody else's, or cannot be written.
         """
         self.root = root
         self._blobs = root / "blobs"
         self._ingests = root / "pulltap" / "ingest"
+        self._provenance = root / "pulltap" / "provenance.db"
         try:
             self._make()
             self._sweep()
-            self.provenance = Provenance(root / "pulltap" / "provenance.db")
+            self.provenance = Provenance(self._provenance)
         except OSError as e:
             raise StoreError(
                 f"cannot use {root} as store: {e.strerror or e} ({e.filename}); name another folder in registry_store"
@@ -46,6 +53,11 @@ class Store:
 
     def _make(self) -> None:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_ours(self.root)
+        # One after the other: `parents` would give those in between the mode that is usual.
+        folders = [self._blobs, *(self._blobs / name for name in ALGORITHMS), self._ingests.parent, self._ingests]
+        for folder in folders:
+            _check_no_link(folder)
         layout = self.root / "oci-layout"
         if not layout.exists():
             foreign = sorted({entry.name for entry in self.root.iterdir()} - _IGNORED - {"blobs", "index.json"})
@@ -55,12 +67,14 @@ class Store:
                     f"{self.root} is no store: it holds {foreign[0]!r}, but no oci-layout; "
                     "name an empty folder, a store or an OCI image layout in registry_store"
                 )
-            layout.write_text(json.dumps(_LAYOUT))
-        for folder in (*(self._blobs / algorithm for algorithm in ALGORITHMS), self._ingests):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write_new(layout, json.dumps(_LAYOUT))
+        for folder in folders:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _check_ours(folder)
         index = self.root / "index.json"
         if not index.exists():
-            index.write_text(json.dumps(_INDEX))
+            _write_new(index, json.dumps(_INDEX))
+        _check_no_link(self._provenance)
 
     def _sweep(self) -> None:
         for path in self._ingests.iterdir():
@@ -81,6 +95,10 @@ class Store:
             fd = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
+        except OSError as e:
+            if e.errno == errno.ELOOP:
+                raise OSError(e.errno, "it is a symbolic link", e.filename) from None
+            raise
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(fd)
@@ -121,6 +139,51 @@ class Store:
     def close(self) -> None:
         """Close what is open."""
         self.provenance.close()
+
+
+def _check_ours(folder: Path) -> None:
+    """See to it that nobody else can change what is served out of a folder.
+
+    Raises:
+        StoreError: it belongs to somebody else, even where this is root, or everybody may write in it.
+    """
+    status = folder.stat()
+    if status.st_uid != os.geteuid():
+        owner, user = _name(status.st_uid), _name(os.geteuid())
+        raise StoreError(
+            f"{folder} belongs to {owner}, and this runs as {user}: run it as {owner}, "
+            "or name another folder in registry_store"
+        )
+    if status.st_mode & stat.S_IWOTH:
+        raise StoreError(f"everybody may write in {folder}, and so decide what clients get: chmod o-w {folder}")
+    if status.st_mode & stat.S_IWGRP:
+        logger.warning("its group may write in %s, and so decide what clients get: chmod g-w %s", folder, folder)
+
+
+def _name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"user {user}"
+
+
+def _check_no_link(path: Path) -> None:
+    """See to it that what is there, if anything, does not lead elsewhere.
+
+    Raises:
+        StoreError: it does.
+    """
+    if path.is_symlink():
+        raise StoreError(f"{path} is a symbolic link: remove it, or name another folder in registry_store")
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a file that is not there yet; another process may be as far."""
+    _check_no_link(path)
+    with contextlib.suppress(FileExistsError):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.write(fd, text.encode())
+        os.close(fd)
 
 
 def _unique() -> str:

@@ -9,6 +9,7 @@ at once, what was written ahead of it when its turn has come (`Ingest.absorb`), 
 there are holes in it, the file has a name that `sweep` removes, since nobody could tell a hole from a blob's zeros.
 """
 
+import errno
 import fcntl
 import os
 import time
@@ -209,7 +210,10 @@ def sweep(path: Path) -> None:
     """
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
+    except OSError as e:
+        if e.errno == errno.ELOOP:
+            # No ingest of ours, and in the way of one.
+            path.unlink(missing_ok=True)
         return
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

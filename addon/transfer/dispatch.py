@@ -14,26 +14,24 @@ from mitmproxy import exceptions, hooks
 from mitmproxy.addonmanager import AddonManager, safecall
 
 Listeners = list[Callable[..., Any]]
+Shield = Callable[[object, str, Callable[..., Any]], Callable[..., Any]]
+"""Names what is called in the place of an addon's hook: its addon, the hook's name, the hook."""
 
 
 class Dispatch:
-    """Takes the place of one addon manager's `trigger_event`, until it is taken out again."""
+    """Takes the place of one addon manager's `trigger_event`."""
 
-    def __init__(self, manager: AddonManager) -> None:
+    def __init__(self, manager: AddonManager, shield: Shield = lambda _addon, _name, hook: hook) -> None:
         self._manager = manager
+        self._shield = shield
         self._listeners: dict[str, Listeners] = {}
 
     def install(self) -> None:
-        """Begin."""
+        """Begin, for as long as mitmproxy runs."""
         manager = self._manager
         manager.trigger_event = self.trigger_event  # type: ignore[method-assign]
         for name in ("register", "remove", "clear"):
             setattr(manager, name, self._forgetting(getattr(manager, name)))
-
-    def uninstall(self) -> None:
-        """Let mitmproxy's own methods work again."""
-        for name in ("trigger_event", "register", "remove", "clear"):
-            self._manager.__dict__.pop(name, None)
 
     def forget(self) -> None:
         """Ask all addons anew: some have changed."""
@@ -60,7 +58,8 @@ class Dispatch:
         found: Listeners = []
         for addon in self._manager.chain:
             with safecall():
-                found += [function for _, function in self._manager._iter_hooks(addon, event)]
+                hooked = self._manager._iter_hooks(addon, event)
+                found += [self._shield(each, event.name, function) for each, function in hooked]
         return found
 
     def _forgetting(self, method: Callable[..., Any]) -> Callable[..., Any]:

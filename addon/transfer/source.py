@@ -66,8 +66,8 @@ class BlobSource:
             if response.status_code not in _EXPIRED:
                 return response, exchange
         response, exchange = await self._ask("GET", wanted, f"pulltap: fill {self._name}", choose)
-        if response.status_code in (200, 206) and exchange.flow.request.host != self._target.host:
-            self._located, self._reach = exchange.flow.request.copy(), exchange.reach
+        if response.status_code in (200, 206) and exchange.request.host != self._target.host:
+            self._located, self._reach = exchange.request.copy(), exchange.reach
         return response, exchange
 
     async def head(self) -> http.Response:

@@ -38,6 +38,7 @@ from mitmproxy.proxy.layers.http import (
     ErrorCode,
     HttpErrorHook,
     HttpLayer,
+    HTTPMode,
     HttpResponseHook,
     HttpStream,
     RequestProtocolError,
@@ -48,8 +49,10 @@ from mitmproxy.proxy.layers.http import (
 )
 from OpenSSL import SSL
 
+from addon.transfer import kept
 from addon.transfer.body import Body, BodyBroken
 from addon.transfer.direct import ENCRYPTED, TURN, Direct
+from addon.transfer.target import DIRECT
 from addon.transfer.upstream import COLLECTED
 
 TUNNEL = "pulltap_tunnel"
@@ -85,6 +88,12 @@ class RegistryTurnHook(commands.StartHook):
 
 class BlobHttpStream(HttpStream):
     """An HTTP stream that sends an attached body in turns."""
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """See `HttpStream._handle_event`; when nothing more is sent, what is left of the flow is what is kept."""
+        yield from super()._handle_event(event)
+        if self.client_state != self.state_wait_for_request_headers and not self.flow.live:
+            kept.over(self.flow)
 
     def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
         """See `HttpStream.send_response`: the response is there, and is to be sent."""
@@ -125,6 +134,12 @@ class BlobHttpStream(HttpStream):
             return
         if self.client_state == self.state_done:
             yield from self.flow_done()
+
+    def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
+        """See `HttpStream.check_invalid`, which comes first; later, nobody could tell whom a request was sent to."""
+        if request and self.mode is not HTTPMode.transparent and not self.flow.request.host:
+            self.flow.metadata[DIRECT] = True
+        return (yield from super().check_invalid(request))
 
     def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
         """See `HttpStream.check_killed`; a body that will not be sent is closed now: the flow may be kept for long."""

@@ -1,6 +1,7 @@
 """Which registry a connection or a request is for, and what it asks of it."""
 
 import ipaddress
+import socket
 from dataclasses import dataclass
 
 from mitmproxy import connection, http
@@ -8,8 +9,10 @@ from mitmproxy.proxy import mode_specs
 
 from addon.registry import routes
 from addon.registry.routes import Route
-from addon.settings import Registry, Settings, authority
+from addon.settings import Registry, Settings, address, authority
 
+DIRECT = "pulltap_direct"
+"""The key in a flow's metadata that marks a request which was sent to this proxy as to a web server."""
 _REDIRECTED = (mode_specs.TransparentMode, mode_specs.LocalMode, mode_specs.WireGuardMode, mode_specs.TunMode)
 
 
@@ -74,7 +77,9 @@ def _host(flow: http.HTTPFlow) -> str | None:
 
 
 def to_the_proxy(flow: http.HTTPFlow) -> bool:
-    """Whether this is a plain request to the proxy's own address."""
+    """Whether this is a request to the proxy itself: sent to it as to a web server, or to its own address."""
+    if flow.metadata.get(DIRECT):
+        return True
     if flow.request.scheme != "http" or _redirected(flow.client_conn):
         return False
     own_host, own_port = flow.client_conn.sockname[:2]
@@ -87,3 +92,33 @@ def to_the_proxy(flow: http.HTTPFlow) -> bool:
         return ipaddress.ip_address(host) == ipaddress.ip_address(own_host.partition("%")[0])
     except ValueError:
         return False
+
+
+def names_the_proxy(host: str) -> bool:
+    """Whether a host can only be this proxy, where a request reached it.
+
+    A web site that lets its own name lead here (DNS rebinding) could else have its visitors' browsers read our pages.
+    Addresses are nobody's name, and neither is one without a dot, or one that container engines give to their host.
+    """
+    host = host.strip("[]").lower().rstrip(".")
+    try:
+        address(host)
+    except ValueError:
+        pass
+    else:
+        return True
+    known = {
+        "host.docker.internal",
+        "gateway.docker.internal",
+        "host.containers.internal",
+        socket.gethostname().lower(),
+    }
+    return "." not in host or host.endswith(".localhost") or host in known
+
+
+def ambiguous(request: http.Request) -> bool:
+    """Whether the head could be read in two ways: a line that goes on in the next one, or half of a line's end.
+
+    mitmproxy passes both on as they are; RFC 9112, section 5.2, and RFC 9110, section 5.5, allow to refuse them.
+    """
+    return any(end in value for _, value in request.headers.fields for end in (b"\r", b"\n", b"\0"))

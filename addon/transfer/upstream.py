@@ -31,7 +31,7 @@ from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.proxy.server_hooks import ServerConnectedHook, ServerConnectHook
 
 from addon.settings import authority
-from addon.transfer import addresses
+from addon.transfer import addresses, kept
 from addon.transfer.addresses import Reach
 from addon.transfer.intake import Basin, Intake
 
@@ -96,6 +96,8 @@ class Exchange(ReplayHandler):
         self.reach = Reach.ANYWHERE if proxied else reach
         """To which addresses it may connect."""
         self._judged: connection.Address | None = None
+        self.request = exchange_flow.request
+        """What was sent; the flow keeps it without its secrets, once the exchange is over."""
         self._choose = choose
         self._receiver: Receiver | None = None
         self._flowing = False
@@ -104,7 +106,7 @@ class Exchange(ReplayHandler):
         self._head: asyncio.Future[http.Response] = asyncio.get_running_loop().create_future()
         self._timeout = asyncio.timeout(HEADER_SECONDS)
         self._reason = ""
-        self._task = asyncio.create_task(self._run(), name=f"upstream {exchange_flow.request.pretty_url[:80]}")
+        self._task = asyncio.create_task(self._run(), name=f"upstream {exchange_flow.request.pretty_host}")
 
     def _go_by_the_proxy(self, request: http.Request) -> None:
         """Be what mitmproxy's HTTP layer expects behind an upstream proxy, whoever the client is, if there is one."""
@@ -148,6 +150,8 @@ class Exchange(ReplayHandler):
             self._fail(UpstreamError(self._reason or "aborted"))
         finally:
             await self._close()
+            self.request = self.flow.request
+            kept.over(self.flow)
         if self.flow.error is not None:
             timed_out = "timed out" in self.flow.error.msg
             # What upstream said instead of HTTP may be in it, all of it.

@@ -27,6 +27,8 @@ def main(arguments: list[str]) -> int:
     Returns:
         The exit status.
     """
+    # The CA's key, blobs of private images, saved flows: what is made here is nobody else's.
+    os.umask(0o077)
     tool, config, *rest = arguments
     try:
         file = read_file(Path(config))

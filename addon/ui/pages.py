@@ -6,7 +6,7 @@ from mitmproxy import ctx, http
 
 from addon.parts import Parts
 from addon.transfer import answers
-from addon.transfer.target import to_the_proxy
+from addon.transfer.target import names_the_proxy, to_the_proxy
 
 CA = "mitmproxy-ca-cert.pem"
 """mitmproxy's name, in its confdir, of the CA certificate that clients are to trust."""
@@ -15,6 +15,10 @@ Pulltap: container pulls, local after the first one.
 
 /healthz   200 when the store can be written
 /ca.pem    the CA certificate that clients of this proxy are to trust
+"""
+_MISDIRECTED = """\
+pulltap: this request was sent to the proxy as to a web server, under a name that is not the proxy's.
+Ask for the proxy's own pages by its address; for anything else, name it as a proxy.
 """
 
 
@@ -33,7 +37,11 @@ class Pages:
         """Answer (mitmproxy's hook for a request that is there in full)."""
         if flow.response or flow.error or not flow.live or not to_the_proxy(flow):
             return
-        flow.response = self._answer(flow.request)
+        if names_the_proxy(flow.request.host):
+            flow.response = self._answer(flow.request)
+        else:
+            # To forward it would ask ourselves again, and again.
+            flow.response = answers.text(421, _MISDIRECTED)
         flow.response.headers["Cache-Control"] = "no-store"
 
     def _answer(self, request: http.Request) -> http.Response:

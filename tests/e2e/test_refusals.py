@@ -207,6 +207,24 @@ def test_digests_that_nobody_can_verify_are_the_registrys_affair(blob: Blob, met
     assert {key for key, _ in through.headers} == {"Host", "Authorization"}
 
 
+def test_a_link_in_a_blobs_place_is_no_blob(blob: Blob, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"secret" * 1000)
+    assert blob.request().whole
+    eventually(blob.path.exists, "the commit")
+    blob.path.unlink()
+    blob.path.symlink_to(elsewhere)
+    reply = blob.request()
+    assert (reply.status, cache_status(reply), reply.body) == (200, STORED, blob.content)
+    eventually(lambda: not blob.path.is_symlink(), "the commit")
+    assert blob.path.read_bytes() == blob.content
+    assert elsewhere.read_bytes() == b"secret" * 1000
+    short = blob.digest[: len("sha256:") + 12]
+    warned = f"blob {short} cannot be read, and is fetched again: it is a symbolic link"
+    assert blob.proxy.log().count(warned) == 1
+    assert cache_status(blob.request()) == HIT
+
+
 # --- what upstream refuses ---
 
 

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -38,8 +39,116 @@ def test_a_new_store_is_an_oci_image_layout(tmp_path: Path) -> None:
 
 
 def test_only_its_owner_may_enter(tmp_path: Path) -> None:
+    usual = os.umask(0)
+    try:
+        store = Store(tmp_path / "store")
+        put(store, CONTENT)
+        left = store.ingest(digest_of(b"other"), ORIGIN)
+        left.write(0, [b"o"])
+        left.keep()
+        store.provenance.record("ghcr.io", "a", digest_of(CONTENT))
+        modes = {path: path.stat().st_mode & 0o777 for path in (store.root, *store.root.rglob("*"))}
+        store.close()
+    finally:
+        os.umask(usual)
+    assert {path.name for path in modes} >= {"sha256", "sha512", "index.json", "provenance.db", "provenance.db-wal"}
+    assert {path: mode for path, mode in modes.items() if mode != (0o700 if path.is_dir() else 0o600)} == {}
+
+
+def test_what_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir(mode=0o755)
+    (tmp_path / "store" / "blobs").mkdir(mode=0o755)
     Store(tmp_path / "store").close()
-    assert (tmp_path / "store").stat().st_mode & 0o777 == 0o700
+    for path in (tmp_path / "store", tmp_path / "store" / "blobs"):
+        assert path.stat().st_mode & 0o777 == 0o755
+
+
+WITHIN = ["", "blobs", "blobs/sha256", "pulltap", "pulltap/ingest"]
+
+
+@pytest.mark.parametrize("within", WITHIN)
+def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, within: str) -> None:
+    root = tmp_path / "store"
+    Store(root).close()
+    folder = str(root / within).rstrip("/")
+    theirs = os.geteuid() + 54321
+    real = Path.stat
+
+    def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        status = real(path, follow_symlinks=follow_symlinks)
+        if str(path) != folder:
+            return status
+        return os.stat_result((*status[:4], theirs, *status[5:]))
+
+    monkeypatch.setattr(Path, "stat", stat)
+    before = tree(root)
+    with pytest.raises(StoreError) as refused:
+        Store(root)
+    assert str(refused.value).startswith(f"{folder} belongs to user {theirs}, and this runs as ")
+    assert str(refused.value).endswith(f": run it as user {theirs}, or name another folder in registry_store")
+    assert tree(root) == before
+
+
+def test_root_does_not_run_on_a_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "store"
+    root.mkdir()
+    if os.geteuid() == 0:
+        os.chown(root, 1, 1)
+    name = pwd.getpwuid(root.stat().st_uid).pw_name
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(
+        StoreError, match=f"belongs to {name}, and this runs as root: run it as {name}, or name another"
+    ):
+        Store(root)
+    assert not list(root.iterdir())
+
+
+@pytest.mark.parametrize("within", WITHIN)
+def test_a_folder_in_which_others_may_write(tmp_path: Path, caplog: pytest.LogCaptureFixture, within: str) -> None:
+    root = tmp_path / "store"
+    Store(root).close()
+    folder = root / within
+    folder.chmod(0o770)
+    Store(root).close()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"its group may write in {folder}, and so decide what clients get: chmod g-w {folder}"
+    ]
+    folder.chmod(0o1777)
+    with pytest.raises(StoreError, match=f"everybody may write in {folder}, .*: chmod o-w {folder}"):
+        Store(root)
+
+
+@pytest.mark.parametrize("linked", [*WITHIN[1:], "blobs/sha512", "pulltap/provenance.db"])
+def test_no_folder_of_a_store_leads_elsewhere(tmp_path: Path, linked: str) -> None:
+    root, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    Store(root).close()
+    path = root / linked
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    before = tree(elsewhere) if elsewhere.is_dir() else elsewhere.read_bytes()
+    with pytest.raises(StoreError, match=f"{path} is a symbolic link: remove it, or name another folder"):
+        Store(root)
+    assert (tree(elsewhere) if elsewhere.is_dir() else elsewhere.read_bytes()) == before
+
+
+@pytest.mark.parametrize("linked", ["oci-layout", "index.json", "blobs", "pulltap"])
+def test_nothing_is_written_through_a_link_that_leads_nowhere(tmp_path: Path, linked: str) -> None:
+    root = tmp_path / "store"
+    Store(root).close()
+    (root / linked).rename(tmp_path / "away")
+    (root / linked).symlink_to(tmp_path / "made")
+    with pytest.raises(StoreError, match=r"symbolic link|is no store"):
+        Store(root)
+    assert not (tmp_path / "made").exists()
+
+
+def test_the_store_itself_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir(mode=0o700)
+    (tmp_path / "store").symlink_to(tmp_path / "disk")
+    store = Store(tmp_path / "store")
+    assert read(store, put(store, CONTENT)) == CONTENT
+    store.close()
+    assert (tmp_path / "disk" / "oci-layout").exists()
 
 
 def test_blobs_are_named_as_in_a_layout(store: Store) -> None:
@@ -134,12 +243,7 @@ def a_file_for_our_folder(root: Path) -> None:
     (root / "pulltap").write_text("")
 
 
-def a_link_to_nowhere(root: Path) -> None:
-    (root / "blobs").mkdir(parents=True)
-    (root / "index.json").symlink_to("/nowhere/index.json")
-
-
-@pytest.mark.parametrize("obstacle", [a_file, a_file_for_a_folder, a_file_for_our_folder, a_link_to_nowhere])
+@pytest.mark.parametrize("obstacle", [a_file, a_file_for_a_folder, a_file_for_our_folder])
 def test_a_folder_that_cannot_be_used(tmp_path: Path, obstacle: Callable[[Path], None]) -> None:
     obstacle(tmp_path / "store")
     with pytest.raises(StoreError, match=r"cannot use .*store as store: .*registry_store"):
@@ -182,7 +286,7 @@ def test_no_link_is_followed(store: Store, tmp_path: Path) -> None:
     secret.write_bytes(CONTENT)
     digest = digest_of(CONTENT)
     store.path(digest).symlink_to(secret)
-    with pytest.raises(OSError, match="symbolic link"):
+    with pytest.raises(OSError, match="it is a symbolic link"):
         store.open(digest)
     # A fill puts the blob in the link's place.
     put(store, CONTENT)
@@ -229,6 +333,22 @@ def finish(ingest: Ingest) -> None:
 
 def ingests(store: Store) -> list[bytes]:
     return sorted(path.read_bytes() for path in (store.root / "pulltap" / "ingest").iterdir())
+
+
+def test_a_link_in_the_way_of_an_ingest(store: Store, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"theirs")
+    ingest = begin(store, CONTENT)
+    (path,) = (store.root / "pulltap" / "ingest").iterdir()
+    ingest.abort()
+    path.symlink_to(secret)
+    with pytest.raises(OSError, match="symbolic link"):
+        begin(store, CONTENT)
+    # The next start puts it away.
+    Store(store.root).close()
+    finish(begin(store, CONTENT))
+    assert secret.read_bytes() == b"theirs"
+    assert read(store, digest_of(CONTENT)) == CONTENT
 
 
 def test_a_start_removes_what_is_of_no_use(store: Store) -> None:

@@ -1,6 +1,6 @@
 """Hooks that ask only those addons that have them: beside mitmproxy's own way to do it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -113,16 +113,25 @@ async def test_it_remembers_until_it_is_told_to_forget() -> None:
         assert await asked(context.master.addons) == ["a", "b"]
 
 
-async def test_it_leaves_all_as_it_was() -> None:
+async def test_what_stands_in_the_place_of_a_hook() -> None:
+    asked_for = []
+
+    def shield(addon: object, name: str, hook: Callable[..., object]) -> Callable[..., object]:
+        asked_for.append((addon, name))
+
+        def shielded(seen: list[str]) -> None:
+            seen.append("shielded")
+            hook(seen)
+
+        return shielded if addon is inner else hook
+
     with mitmproxy_with() as context:
-        manager: AddonManager = context.master.addons
-        before = dict(manager.__dict__)
-        dispatch = Dispatch(manager)
-        dispatch.install()
-        assert manager.trigger_event == dispatch.trigger_event
-        dispatch.uninstall()
-        assert dict(manager.__dict__) == before
-        assert manager.trigger_event == AddonManager.trigger_event.__get__(manager)
+        inner = Addon("b")
+        outer = Addon("a", addons=(inner,))
+        Dispatch(context.master.addons, shield).install()
+        context.master.addons.add(outer)
+        assert await asked(context.master.addons) == ["a", "shielded", "b"]
+        assert [pair for pair in asked_for if pair[1] == "pull"] == [(outer, "pull"), (inner, "pull")]
 
 
 def test_the_context_of_the_tests_is_mitmproxys_own() -> None:

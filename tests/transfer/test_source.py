@@ -70,7 +70,7 @@ def led_to(question: Question, url: str) -> None:
     followed.headers.update({"Host": followed.host, "Accept-Encoding": "identity"})
     if "range" in question.request.headers:
         followed.headers["Range"] = question.request.headers["Range"]
-    question.exchange.flow.request = followed
+    question.exchange.request = followed
 
 
 CDN = "https://cdn.example/signed?token=1"

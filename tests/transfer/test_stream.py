@@ -24,6 +24,7 @@ from addon.registry.ranges import Span
 from addon.transfer import stream
 from addon.transfer.body import PIECE, Body, BodyBroken
 from addon.transfer.stream import TUNNEL, BlobHttpLayer, BulkTLSLayer, RegistryTurnHook, StreamLayers, Turn, attach
+from addon.transfer.target import DIRECT
 from addon.transfer.upstream import COLLECTED
 
 from ..doubles import BOUND, Pieces, mitmproxy_with
@@ -743,3 +744,86 @@ def test_a_request_without_end_is_given_up() -> None:
     assert talk.received.startswith(b"HTTP/1.1 413 ")
     assert talk.server is None
     assert not talk.flows[0].live
+
+
+# What is kept of a flow.
+
+
+@pytest.fixture
+def redacting(mitmproxy: taddons.context) -> None:
+    mitmproxy.options.add_option("registry_redact", bool, True, "for the test")
+
+
+SIGNED = "https://cdn.example/blob?Signature=secret"
+OWN = GET.replace(b"\r\n\r\n", b"\r\nAuthorization: Bearer own-token\r\n\r\n")
+
+
+def redirecting(flow: http.HTTPFlow) -> None:
+    flow.response = http.Response.make(307, b"", {"Location": SIGNED})
+
+
+@pytest.mark.usefixtures("redacting")
+def test_a_flow_loses_its_secrets_when_all_of_it_was_sent() -> None:
+    talk = Conversation(redirecting, "response").sends(OWN)
+    (under_way,) = talk.flows
+    assert under_way.response
+    assert under_way.response.headers["Location"] == SIGNED
+    assert under_way.request.headers["Authorization"] == "Bearer own-token"
+    talk.releases("response")
+    assert f"Location: {SIGNED}\r\n".encode() in talk.received
+    assert under_way.response.headers["Location"] == "https://cdn.example/blob?Signature=REDACTED"
+    assert under_way.request.headers["Authorization"] == "Bearer REDACTED"
+
+
+@pytest.mark.usefixtures("redacting")
+@pytest.mark.parametrize("body", [b"", b"small"])
+def test_a_request_is_sent_upstream_with_its_secrets(body: bytes) -> None:
+    talk = Conversation(lambda _flow: None)
+    talk.sends(OWN.replace(b"GET ", b"PUT ").replace(b"\r\n\r\n", b"\r\nContent-Length: %d\r\n\r\n" % len(body)) + body)
+    sent = "\n".join(line for line in talk.lines if "send to the server" in line)
+    assert "Authorization: Bearer own-token" in sent
+    assert talk.flows[0].request.headers["Authorization"] == "Bearer own-token"
+    talk.hears(b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n")
+    assert b"Set-Cookie: a=b" in talk.received
+    (ended,) = talk.flows
+    assert ended.request.headers["Authorization"] == "Bearer REDACTED"
+    assert ended.response
+    assert ended.response.headers["Set-Cookie"] == "REDACTED"
+
+
+@pytest.mark.usefixtures("redacting")
+def test_a_flow_that_ends_in_an_error_loses_its_secrets() -> None:
+    talk = Conversation(answering(Pieces(b"one", OSError("disk"), b"two"), content_length="6")).sends(OWN)
+    assert talk.lines[-1] == "<< close"
+    assert talk.flows[0].request.headers["Authorization"] == "Bearer REDACTED"
+    talk = Conversation(redirecting, "request").sends(OWN).leaves().releases("request")
+    assert talk.flows[0].error
+    assert talk.flows[0].request.headers["Authorization"] == "Bearer REDACTED"
+
+
+@pytest.mark.usefixtures("redacting")
+def test_what_was_attached_is_sent_and_not_what_is_kept() -> None:
+    body = Pieces(*[b"x"] * 9)
+    talk = Conversation(sized(body, 9), "registry_turn").sends(OWN)
+    assert talk.flows[0].request.headers["Authorization"] == "Bearer own-token"
+    talk.releases("registry_turn").releases("registry_turn")
+    assert talk.received.endswith(b"\r\n\r\n" + b"x" * 9)
+    assert talk.flows[0].request.headers["Authorization"] == "Bearer REDACTED"
+
+
+# Whom a request was sent to.
+
+
+@pytest.mark.parametrize(
+    ("line", "direct"),
+    [
+        ("GET / HTTP/1.1", True),
+        ("OPTIONS * HTTP/1.1", True),
+        ("GET http://attacker.example/ HTTP/1.1", False),
+        ("CONNECT attacker.example:443 HTTP/1.1", False),
+    ],
+)
+def test_a_request_sent_as_to_a_web_server(line: str, direct: bool) -> None:
+    talk = Conversation(answering(None, b"ok")).sends(f"{line}\r\nHost: attacker.example\r\n\r\n".encode())
+    assert talk.flows[0].metadata.get(DIRECT, False) is direct
+    assert talk.flows[0].request.host == "attacker.example"

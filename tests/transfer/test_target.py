@@ -1,12 +1,14 @@
 """Which registry a connection or a request is for, in each of the ways that clients come."""
 
+import socket
+
 import pytest
 from mitmproxy import connection, http
 from mitmproxy.proxy import mode_specs
 
 from addon.registry.routes import Kind
 from addon.settings import Settings
-from addon.transfer.target import connecting_to, recognise, to_the_proxy
+from addon.transfer.target import DIRECT, ambiguous, connecting_to, names_the_proxy, recognise, to_the_proxy
 
 from ..doubles import HUB, request_flow, settings
 
@@ -181,3 +183,57 @@ def test_redirected_requests_are_never_to_the_proxy_itself(mode: str) -> None:
     flow = request_flow("http://127.0.0.1:3128/")
     flow.client_conn.sockname = ("127.0.0.1", 3128)
     assert not to_the_proxy(through(mode, flow))
+
+
+def test_a_request_sent_as_to_a_web_server_is_to_the_proxy_whatever_it_names() -> None:
+    flow = request_flow("http://attacker.example:3128/")
+    flow.metadata[DIRECT] = True
+    assert to_the_proxy(flow)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "192.0.2.7",
+        "::1",
+        "[2001:db8::1]",
+        "localhost",
+        "LOCALHOST.",
+        "a.localhost",
+        "pulltap",
+        "host.docker.internal",
+    ],
+)
+def test_names_that_can_only_be_the_proxy(host: str) -> None:
+    assert names_the_proxy(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "attacker.example",
+        "127.0.0.1.attacker.example",
+        "localhost.attacker.example",
+        "attacker.example.",
+        HUB,
+        "1.2.3",
+        "docker.internal",
+    ],
+)
+def test_names_that_somebody_could_lead_here(host: str) -> None:
+    assert not names_the_proxy(host)
+
+
+def test_this_machines_name_is_the_proxys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "Build.Example.NET")
+    assert names_the_proxy("build.example.net")
+    assert not names_the_proxy("example.net")
+
+
+@pytest.mark.parametrize("value", [b"a\r\n b", b"a\rb", b"a\nb", b"a\0b", b"\r"])
+def test_a_head_that_could_be_read_in_two_ways(value: bytes) -> None:
+    request = request_flow(f"https://{HUB}/").request
+    assert not ambiguous(request)
+    request.headers = http.Headers([(b"Host", b"x"), (b"X", value)])
+    assert ambiguous(request)

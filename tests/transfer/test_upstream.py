@@ -674,3 +674,44 @@ def test_plain_http_may_redirect_to_plain_http_and_to_tls() -> None:
     # Another scheme is another origin, as is another port.
     for elsewhere in ("https://registry.example/", "http://registry.example:81/"):
         assert "Authorization" not in redirected(plain, elsewhere).headers
+
+
+# What is kept of an exchange.
+
+
+@pytest.mark.parametrize("collected", [True, False])
+async def test_an_exchange_that_is_over_is_kept_without_secrets(
+    mitmproxy: taddons.context, upstream: Upstream, collected: bool
+) -> None:
+    mitmproxy.options.add_option("registry_redact", bool, True, "for the test")
+    into = Receiving()
+    said = answer("200 OK", b'{"token": "t0ken"}', "Set-Cookie: a=cookie")
+    async with origin(always(said)) as there:
+        url = there.url + "/blob?Signature=secret"
+        response, exchange = await ask(upstream, url, module.collect if collected else into.choose, Cookie="own")
+        await ended(exchange)
+    # Whoever goes on with it has it as it was.
+    assert (exchange.request.path, exchange.request.headers["Cookie"]) == ("/blob?Signature=secret", "own")
+    assert response.headers["Set-Cookie"] == "a=cookie"
+    assert (response.raw_content if collected else bytes(into.body)) == b'{"token": "t0ken"}'
+    assert "\nCookie: own\n" in there.heads[0]
+    kept = repr(exchange.flow.get_state())
+    assert exchange.flow.request.path == "/blob?Signature=REDACTED"
+    for secret in ("secret", "own", "cookie", "t0ken"):
+        assert f"{secret}'" not in kept.lower().replace("b'cookie'", "").replace("set-cookie'", "")
+
+
+async def test_an_exchange_that_fails_is_kept_without_secrets(mitmproxy: taddons.context, upstream: Upstream) -> None:
+    mitmproxy.options.add_option("registry_redact", bool, True, "for the test")
+    into = Receiving()
+
+    async def serve(_head: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer("200 OK", b"x", length=4))
+        await forever(writer)
+
+    async with origin(serve) as there:
+        _, exchange = await ask(upstream, there.url + "/blob?Signature=secret", into.choose)
+        assert exchange.flow.request.path == "/blob?Signature=secret"
+        await exchange.abort()
+    assert exchange.request.path == "/blob?Signature=secret"
+    assert exchange.flow.request.path == "/blob?Signature=REDACTED"

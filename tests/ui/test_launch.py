@@ -1,7 +1,8 @@
 """How mitmproxy's tools are started, and what a start says that cannot be."""
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,13 @@ def mitmdump(monkeypatch: pytest.MonkeyPatch) -> Started:
     return Started(monkeypatch, "mitmdump")
 
 
+@pytest.fixture(autouse=True)
+def _usual_mask() -> Iterator[None]:
+    usual = os.umask(0o022)
+    yield
+    os.umask(usual)
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "mitm-config.yaml"
@@ -55,6 +63,9 @@ def test_it_makes_the_ca_first(
     assert launch.main(["mitmdump", str(config)]) == 0
     assert (tmp_path / ca.FILE).exists()
     assert mitmdump.arguments == []
+    # Nor may anybody else read what is made later, such as saved flows.
+    (tmp_path / "flows").touch()
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir() if path != config} == {0o600}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from mitmproxy import http
 from mitmproxy.proxy import mode_specs
 
 from addon.parts import Parts
+from addon.transfer.target import DIRECT
 from addon.ui.pages import CA, Pages, ca_path
 
 from ..doubles import mitmproxy_with, nothing_left, request_flow, settings
@@ -100,3 +101,16 @@ async def test_requests_that_are_left_alone(pages: Pages, what: str) -> None:
             flow.live = False
     pages.request(flow)
     assert flow.response is given
+
+
+@pytest.mark.parametrize("path", ["/", "/ca.pem", "/healthz", "/other"])
+async def test_a_name_that_somebody_led_here_gets_no_page(pages: Pages, path: str) -> None:
+    for host, status in (("attacker.example", 421), ("192.0.2.1", 200), ("proxy", 200)):
+        flow = request_flow(f"http://{host}:3128{path}")
+        flow.metadata[DIRECT] = True
+        pages.request(flow)
+        assert flow.response
+        assert (flow.response.status_code == 421) == (status == 421)
+        assert flow.response.headers["Cache-Control"] == "no-store"
+        if status == 421:
+            assert "a name that is not the proxy's" in (flow.response.text or "")
