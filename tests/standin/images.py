@@ -22,6 +22,7 @@ ACCEPT = ("Accept", ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_
 """The header without which distribution does not show an image of these types."""
 _OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 _OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+_OCI_TAR_LAYER = "application/vnd.oci.image.layer.v1.tar"
 _DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
@@ -85,13 +86,14 @@ def push_image(
     *,
     seed: int = 0,
     docker: bool = False,
+    tar: bool = False,
     algorithm: str = "sha256",
     architecture: str = ARCHITECTURE,
 ) -> Image:
     """Push an image whose layers hold `sizes` bytes of noise; the blobs are a little larger.
 
     The same seed and size make the same layer, in any repository. `algorithm` is for the layers' digests;
-    `docker` takes Docker's media types in place of OCI's.
+    `docker` takes Docker's media types in place of OCI's, and `tar` makes OCI layers that are no gzip.
     """
     types = (DOCKER_MANIFEST, _DOCKER_CONFIG, _DOCKER_LAYER) if docker else (OCI_MANIFEST, _OCI_CONFIG, _OCI_LAYER)
     layers: list[Blob] = []
@@ -100,8 +102,10 @@ def push_image(
         archive = _layer(number, size, seed)
         diff_ids.append(f"sha256:{hashlib.sha256(archive).hexdigest()}")
         # Noise does not get smaller, so do not try.
-        layers.append(push_blob(backing, repository, gzip.compress(archive, 0, mtime=0), types[2], algorithm))
-    content = {
+        content = archive if tar else gzip.compress(archive, 0, mtime=0)
+        media_type = _OCI_TAR_LAYER if tar else types[2]
+        layers.append(push_blob(backing, repository, content, media_type, algorithm))
+    description = {
         "created": "2026-01-01T00:00:00Z",
         "architecture": architecture,
         "os": "linux",
@@ -109,7 +113,7 @@ def push_image(
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
         "history": [{"created": "2026-01-01T00:00:00Z", "created_by": f"layer {n}"} for n in range(len(sizes))],
     }
-    config = push_blob(backing, repository, json.dumps(content).encode(), types[1])
+    config = push_blob(backing, repository, json.dumps(description).encode(), types[1])
     manifest = push_manifest(
         backing,
         repository,
