@@ -66,7 +66,8 @@ class BlobSource:
             if response.status_code not in _EXPIRED:
                 return response, exchange
         response, exchange = await self._ask("GET", wanted, f"pulltap: fill {self._name}", choose)
-        if response.status_code in (200, 206) and exchange.request.host != self._target.host:
+        led = (exchange.request.host, exchange.request.port) != (self._target.host, self._target.port)
+        if response.status_code in (200, 206) and led:
             self._located, self._reach = exchange.request.copy(), exchange.reach
         return response, exchange
 
