@@ -337,15 +337,21 @@ def read_file(path: Path) -> ConfigFile:
         raise ConfigError(f"{path}{line}: this is not YAML: {e.problem or e.context}") from None
     except (yaml.YAMLError, ValueError) as e:
         raise ConfigError(f"{path}: {e}") from None
-    return ConfigFile(path, values if isinstance(values, dict) else {}, dict(_lines(root, ())))
+    except RecursionError:
+        raise ConfigError(f"{path}: this is nested too deeply") from None
+    return ConfigFile(path, values if isinstance(values, dict) else {}, dict(_lines(root, (), set())))
 
 
-def _lines(node: yaml.Node | None, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
-    if isinstance(node, yaml.MappingNode):
+def _lines(
+    node: yaml.Node | None, above: tuple[str, ...], seen: set[yaml.Node]
+) -> Iterator[tuple[tuple[str, ...], int]]:
+    # An alias stands for a node that may be above it, or in a thousand other places.
+    if isinstance(node, yaml.MappingNode) and node not in seen:
+        seen.add(node)
         for key, value in node.value:
             here = (*above, str(key.value))
             yield here, key.start_mark.line + 1
-            yield from _lines(value, here)
+            yield from _lines(value, here, seen)
 
 
 def check_file(file: ConfigFile, types: Mapping[str, Any]) -> list[Fault]:

@@ -577,3 +577,13 @@ def test_addresses_as_sockets_give_them(text: str, address: str) -> None:
     assert str(settings.address(text)) == address
     with pytest.raises(ValueError, match="does not appear"):
         settings.address("somewhere")
+
+
+def test_a_file_that_goes_round_in_circles(path: Path) -> None:
+    path.write_text("registry_hosts: [ghcr.io]\nother: &a\n  b: *a\nregistry_max_fills: many\n")
+    file = read_file(path)
+    assert file.line(["other", "b"]) == 3
+    assert [fault.line for fault in check_file(file, TYPES)] == [4]
+    path.write_text("[" * 5000)
+    with pytest.raises(ConfigError, match="this is nested too deeply"):
+        read_file(path)
