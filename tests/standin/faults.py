@@ -44,7 +44,7 @@ class Fault:
 
     # What happens to the connection, before any request is read; such a rule looks at `host` alone.
     accept: Literal["", "reset", "untrusted"] = ""
-    """`untrusted` presents a certificate that no client knows."""
+    """`reset` ends it as TLS begins; `untrusted` presents a certificate that no client knows."""
 
     # What happens to the answer.
     status: int | None = None

@@ -125,10 +125,13 @@ class Listener(ThreadingHTTPServer):
         fault = self.shared.faults.at_accept(self.host)
         if fault:
             fault.reached.set()
+        request.settimeout(60)
         if fault and fault.accept == "reset":
+            # mitmproxy stumbles over a peer that is gone before it has asked for its address: let TLS begin first.
+            with contextlib.suppress(OSError):
+                request.recv(1)
             abort(request)
             return
-        request.settimeout(60)
         request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             tls = self._contexts[fault.accept if fault else ""].wrap_socket(request, server_side=True)
