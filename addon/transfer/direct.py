@@ -130,5 +130,7 @@ class Direct:
         if not count:
             return 0
         if lib.SSL_write(self._ssl._ssl, ffi.from_buffer(_plain), count) != count:
+            # Why is told to nobody, and nobody else is to find it there.
+            lib.ERR_clear_error()
             raise ConnectionResetError
         return int(lib.BIO_read(self._ssl._from_ssl, ffi.from_buffer(buffer), ENCRYPTED))

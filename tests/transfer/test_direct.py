@@ -157,6 +157,17 @@ async def test_a_client_that_has_gone(line: Line) -> None:
         await asyncio.wait_for(sending(line, Pieces(b"one")), BOUND)
 
 
+async def test_tls_that_has_said_good_bye(line: Line) -> None:
+    if line.ssl is None:
+        line.writer.close()
+    else:
+        line.ssl.shutdown()
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(sending(line, Pieces(b"one")), BOUND)
+    lib = SSL._lib  # type: ignore[attr-defined]
+    assert not lib.ERR_peek_error()
+
+
 async def test_who_does_not_want_it_any_more_is_sent_no_more(line: Line) -> None:
     body = Pieces(*cut(CONTENT * 8))
     task = sending(line, body, lambda: "killed")
