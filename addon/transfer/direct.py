@@ -46,8 +46,8 @@ _PLAIN = (
 def let_clients_choose_ciphers() -> None:
     """Take the client's first cipher, as web servers do by now, in place of mitmproxy's first one.
 
-    A client knows what its CPU is good at. Those written in Go ask for AES-128-GCM first, which costs a quarter less
-    than mitmproxy's AES-256-GCM. Connections that began before this have what they have.
+    A client knows what its CPU is good at. Those written in Go ask for AES-128-GCM first, which costs less than
+    mitmproxy's AES-256-GCM. Connections that began before this have what they have.
     """
     tls.DEFAULT_OPTIONS &= ~SSL.OP_CIPHER_SERVER_PREFERENCE
 

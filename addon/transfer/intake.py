@@ -129,8 +129,6 @@ class Intake:
     def _pour(self) -> None:
         """Decrypt what there is, as far as there is room for it."""
         lib, ffi = SSL._lib, SSL._ffi  # type: ignore[attr-defined]
-        # What another connection left there would be taken for this one's.
-        lib.ERR_clear_error()
         while not self._over:
             if (room := self._basin.room()) is None:
                 self._full = True
@@ -138,20 +136,21 @@ class Intake:
                 self._wake.set()
                 break
             buffer, length, filled = ffi.from_buffer(room), min(len(room), self._counter._remaining - 1), 0
+            # OpenSSL before 4 would take what another connection left there for this one's.
+            lib.ERR_clear_error()
             count = 1
             while count > 0 and filled < length:
                 # At most one record of TLS comes at a time.
                 count = lib.SSL_read(self._ssl._ssl, buffer + filled, length - filled)
                 filled += max(count, 0)
+            more = count > 0 or lib.SSL_get_error(self._ssl._ssl, count) == lib.SSL_ERROR_WANT_READ
             self._counter._remaining -= filled
             if filled:
                 self._basin.put(filled)
-            if count <= 0:
-                if lib.SSL_get_error(self._ssl._ssl, count) != lib.SSL_ERROR_WANT_READ:
-                    self.end()
-                break
-            if self._counter._remaining <= 1:
+            if not more or self._counter._remaining <= 1:
                 self.end()
+            if count <= 0:
+                break
         self._say()
 
     def _say(self) -> None:

@@ -1,7 +1,7 @@
 """How a body of any size leaves through mitmproxy without being held in memory.
 
-mitmproxy sends a response that an addon made from memory, in one piece. The layers here change that, and are the one
-place that leans on its internals:
+mitmproxy sends a response that an addon made from memory, in one piece. The layers here change that. They lean on its
+internals:
 
 - `StreamLayers` turns, in the ``next_layer`` hook, each ``HttpLayer`` that mitmproxy chose into a `BlobHttpLayer`,
   whose streams are `BlobHttpStream`, and each ``ClientTLSLayer`` into a `BulkTLSLayer`;
@@ -9,9 +9,10 @@ place that leans on its internals:
 - a CONNECT whose flow an addon marked with `TUNNEL` becomes a tunnel at once: no byte of it is waited for or looked at;
 - `BlobHttpStream.send_response` sends the headers, then turns of up to `TURN` pieces. Between two turns it blocks on a
   hook of our own, ``registry_turn``, whose handler waits until the client has taken what was written, and until there
-  is more to send. That is the back-pressure: what lies in memory for one client is one turn.
+  is more to send. That is the back-pressure: what lies in memory for one client is one turn. Where it can
+  (`addon.transfer.direct`), the handler sends all the rest itself, past the layers.
 
-The life of a response of six pieces, as commands of the stream::
+The life of a response of six pieces that goes through the layers, as commands of the stream::
 
     << HttpResponseHeadersHook(flow)           the last moment to change the head
     << SendHttp(ResponseHeaders, client)

@@ -1,7 +1,7 @@
 """A stretch of a fill: a run of the blob's bytes as one connection brings it, on its way to the thread that writes it.
 
 Bytes come through mitmproxy's layers (`Stretch.receive`), or past them, decrypted into basins (`Stretch.room` and
-`Stretch.put`). A basin that was written is filled again: fresh memory costs more than what is done with it.
+`Stretch.put`). A basin that was written is filled again, since fresh memory is to be fetched page by page.
 """
 
 import asyncio

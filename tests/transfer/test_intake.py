@@ -10,7 +10,7 @@ from h11._readers import ContentLengthReader
 from mitmproxy import connection, http
 from mitmproxy.addons import tlsconfig
 from mitmproxy.proxy.layers.http import HttpClient
-from mitmproxy.proxy.layers.http._http1 import Http1Client
+from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Connection
 from mitmproxy.test import taddons
 from OpenSSL import SSL
 
@@ -208,7 +208,7 @@ async def test_an_error_of_another_connection_is_not_this_ones(
     upstream: Upstream, basin: Basin, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lib = SSL._lib  # type: ignore[attr-defined]
-    put, runs = Basin.put, 0
+    put, runs, found = Basin.put, 0, set[int]()
     run = Intake.run
 
     async def counted(intake: Intake) -> None:
@@ -217,6 +217,7 @@ async def test_an_error_of_another_connection_is_not_this_ones(
         await run(intake)
 
     def spoiling(basin: Basin, count: int) -> None:
+        found.add(lib.ERR_peek_error())
         put(basin, count)
         lib.ERR_put_error(lib.ERR_LIB_EVP, 0, 1, b"elsewhere", 1)
 
@@ -226,13 +227,16 @@ async def test_an_error_of_another_connection_is_not_this_ones(
         await ended(await ask(upstream, there.url, basin))
     lib.ERR_clear_error()
     assert basin.body == CONTENT
-    assert basin.received < WORTH + runs * 65_536
+    assert runs == 1
+    # OpenSSL before 4 looks there for what became of this one.
+    assert found == {0}
 
 
 def test_guard_what_others_keep_to_themselves() -> None:
     counter = ContentLengthReader(10)
     assert counter._remaining == 10
-    assert {"buf", "state", "read_body"} <= {*dir(Http1Client)} | {*Http1Client.__init__.__code__.co_names, "buf"}
+    assert {"buf", "state", "body_reader"} <= {*Http1Connection.__annotations__}
+    assert Http1Client.read_body is Http1Connection.read_body
     assert "child_layer" in HttpClient.__annotations__
     lib = SSL._lib  # type: ignore[attr-defined]
     for name in ("SSL_read", "SSL_get_error", "SSL_ERROR_WANT_READ", "ERR_clear_error"):
