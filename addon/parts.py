@@ -13,6 +13,7 @@ from addon.auth.tokens import Tokens
 from addon.registry.digest import Digest
 from addon.settings import Settings
 from addon.store.disk import Store
+from addon.store.room import Limits
 from addon.transfer.fills import Fills
 from addon.transfer.target import Target
 from addon.transfer.token_service import TokenService
@@ -33,7 +34,7 @@ class Parts:
             StoreError: the store cannot be used.
         """
         self.settings = settings
-        self.store = Store(settings.store)
+        self.store = Store(settings.store, Limits(settings.max_size))
         self.upstream = Upstream()
         self.grants = Grants(Tokens(TokenService(self.upstream).fetch, clock), clock)
         self.verdicts = Verdicts(clock, settings.access_grace)

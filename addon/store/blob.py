@@ -11,10 +11,12 @@ class BlobReader:
     reader is collected.
     """
 
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, fd: int, size: int, *, verified: bool = True) -> None:
         self._fd = fd
         self.size = size
         """The file's length in bytes at the moment it was opened."""
+        self.verified = verified
+        """Whether the file is known to hold the blob; one that is not is to be verified before anybody is given it."""
 
     def read(self, offset: int, length: int) -> bytes:
         """Read up to ``length`` bytes from ``offset``; fewer only at the end of what is written.
@@ -41,9 +43,19 @@ class BlobReader:
             raise ValueError("reading from a closed blob")
         return os.preadv(self._fd, [buffer], offset)
 
+    def stat(self) -> os.stat_result:
+        """The status of the open file, whatever its name is by now.
+
+        Raises:
+            ValueError: the reader is closed.
+        """
+        if self._fd < 0:
+            raise ValueError("looking at a closed blob")
+        return os.fstat(self._fd)
+
     def again(self, size: int) -> "BlobReader":
         """Another reader of the same file, which has ``size`` bytes by now; closed on its own."""
-        return BlobReader(os.dup(self._fd), size)
+        return BlobReader(os.dup(self._fd), size, verified=self.verified)
 
     def close(self) -> None:
         """Give the file descriptor back."""

@@ -1,109 +1,152 @@
-"""The store on disk: an OCI image layout, with what is ours in a folder of its own.
-
-Source: OCI Image Specification, image-layout.md. ``blobs/<algorithm>/<encoded>`` holds the blobs, so that ``sha256sum``
-and skopeo work on it as it is; ``pulltap/`` holds the ingest files and the provenance table.
-"""
+"""The store on disk: an OCI image layout, with what is ours in a folder of its own."""
 
 import contextlib
 import errno
+import fcntl
 import hashlib
-import json
 import logging
 import os
-import pwd
 import stat
+import time
 import uuid
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from addon.registry.digest import ALGORITHMS, Digest
+from addon.registry.digest import Digest
+from addon.store import ingest
 from addon.store.blob import BlobReader
+from addon.store.catalog import Catalog
 from addon.store.errors import StoreError
-from addon.store.ingest import HOLES, Ingest, sweep
+from addon.store.following import Following
+from addon.store.images import Images
+from addon.store.ingest import Ingest, Place
+from addon.store.inventory import Inventory, Stamp
+from addon.store.layout import Layout
 from addon.store.provenance import Provenance
+from addon.store.room import Limits, Room, remove
 
 logger = logging.getLogger(__name__)
 
-_LAYOUT = {"imageLayoutVersion": "1.0.0"}
-_INDEX = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}
-# What a file system leaves in an otherwise empty mount.
-_IGNORED = {"lost+found", ".DS_Store"}
+_READ = 1024 * 1024
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Store:
     """A folder of blobs. Several processes may use the same one."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, limits: Limits | None = None) -> None:
         """Open the store, or make it where there is none.
+
+        Args:
+            root: its folder.
+            limits: how large it may become; without any, it grows.
 
         Raises:
             StoreError: the folder holds something else, is somebody else's, or cannot be written.
         """
         self.root = root
-        self._blobs = root / "blobs"
-        self._ingests = root / "pulltap" / "ingest"
-        self._provenance = root / "pulltap" / "provenance.db"
+        self.layout = Layout(root)
         try:
-            self._make()
-            self._sweep()
-            self.provenance = Provenance(self._provenance)
+            self.layout.make()
+            ingest.sweep(self.layout.ingests)
+            self._catalog = Catalog(self.layout.catalog)
         except OSError as e:
             raise StoreError(
                 f"cannot use {root} as store: {e.strerror or e} ({e.filename}); name another folder in registry_store"
             ) from e
-
-    def _make(self) -> None:
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_ours(self.root)
-        # One after the other: `parents` would give those in between the mode that is usual.
-        folders = [self._blobs, *(self._blobs / name for name in ALGORITHMS), self._ingests.parent, self._ingests]
-        for folder in folders:
-            _check_no_link(folder)
-        layout = self.root / "oci-layout"
-        if not layout.exists():
-            foreign = sorted({entry.name for entry in self.root.iterdir()} - _IGNORED - {"blobs", "index.json"})
-            # Looked at once more: another process may be making the store.
-            if foreign and not layout.exists():
-                raise StoreError(
-                    f"{self.root} is no store: it holds {foreign[0]!r}, but no oci-layout; "
-                    "name an empty folder, a store or an OCI image layout in registry_store"
-                )
-            _write_new(layout, json.dumps(_LAYOUT))
-        for folder in folders:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            _check_ours(folder)
-        index = self.root / "index.json"
-        if not index.exists():
-            _write_new(index, json.dumps(_INDEX))
-        _check_no_link(self._provenance)
-
-    def _sweep(self) -> None:
-        for path in self._ingests.iterdir():
-            sweep(path)
+        self.provenance = Provenance(self._catalog)
+        self.inventory = Inventory(self._catalog)
+        self.images = Images(self.layout, self._catalog)
+        self.room = Room(self.layout, self.inventory, limits or Limits(), self.images.pinned)
 
     def path(self, digest: Digest) -> Path:
         """Where the blob lies, or would lie."""
-        return self._blobs / digest.algorithm / digest.encoded
+        return self.layout.blob(digest)
 
     def open(self, digest: Digest) -> BlobReader | None:
         """Open a stored blob; None where it is not stored.
 
+        As long as the reader is open, the blob stays, whatever else goes to make room.
+
         Raises:
+            StoreError: the catalogue cannot be read.
             OSError: it is there, but cannot be read.
         """
         try:
             # Whatever else may lie there: no link is followed, and no pipe waited for.
-            fd = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = os.open(self.path(digest), _FLAGS)
         except FileNotFoundError:
             return None
         except OSError as e:
             if e.errno == errno.ELOOP:
                 raise OSError(e.errno, "it is a symbolic link", e.filename) from None
             raise
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            status = os.fstat(fd)
+            if stat.S_ISREG(status.st_mode):
+                verified = self.inventory.is_verified(digest, Stamp(status.st_size, status.st_mtime_ns))
+                reader, fd = BlobReader(fd, status.st_size, verified=verified), -1
+                return reader
+        except BlockingIOError:
+            # It is about to go.
             return None
-        return BlobReader(fd, status.st_size)
+        finally:
+            if fd >= 0:
+                os.close(fd)
+        return None
+
+    def verify(self, digest: Digest, progress: Callable[[int], None] = lambda _: None) -> bool:
+        """Read a stored blob, and compare its bytes with its digest; a bad one goes to quarantine.
+
+        Args:
+            digest: the blob.
+            progress: is told how many bytes more have been read, now and then; it may raise to give up.
+
+        Returns:
+            Whether the blob is stored, and good.
+
+        Raises:
+            StoreError: the catalogue cannot be used.
+            OSError: the blob cannot be opened.
+        """
+        reader = self.open(digest)
+        if reader is None:
+            return False
+        try:
+            hasher = digest.hasher()
+            offset = 0
+            buffer = memoryview(bytearray(_READ))
+            try:
+                before = reader.stat()
+                while count := reader.read_into(offset, buffer):
+                    hasher.update(buffer[:count])
+                    offset += count
+                    progress(count)
+            except OSError as e:
+                self._set_aside(digest, reader, f"it cannot be read: {e.strerror}")
+                return False
+            if hasher.hexdigest() == digest.encoded:
+                # Had somebody written to it meanwhile, its stamp would be another one the next time.
+                self.inventory.verified(digest, Stamp(before.st_size, before.st_mtime_ns))
+                return True
+            found = f"{digest.algorithm}:{hasher.hexdigest()}"
+            self._set_aside(digest, reader, f"its {offset} bytes have the digest {found}")
+            return False
+        finally:
+            reader.close()
+
+    def _set_aside(self, digest: Digest, bad: BlobReader, reason: str) -> None:
+        aside = self.layout.quarantine / f"{digest.algorithm}-{digest.encoded}.{time.time_ns()}"
+        try:
+            if not os.path.samestat(bad.stat(), self.path(digest).lstat()):
+                # It was fetched anew meanwhile.
+                return
+            self.path(digest).replace(aside)
+        except FileNotFoundError:
+            return
+        self.inventory.drop([digest])
+        logger.warning("blob %s turned bad: %s; it went to %s, and is fetched anew", digest, reason, aside)
 
     def ingest(self, digest: Digest, origin: str) -> Ingest:
         """Begin to take a blob in, or go on where an earlier attempt broke off.
@@ -113,15 +156,56 @@ class Store:
             origin: where it comes from; what one origin began, no other goes on with.
 
         Raises:
+            BlockingIOError: another process is at it; see `following`.
             OSError: the folder cannot be written, or the process has too many files open.
         """
+
+        def stored(stamp: Stamp) -> None:
+            try:
+                self.inventory.verified(digest, stamp)
+            except StoreError as e:
+                # It will be verified again before it is first used.
+                logger.warning("%s", e)
+
+        return Ingest(self._place(digest, origin), self.path(digest), digest, room=self.room, stored=stored)
+
+    def kept(self, digest: Digest, origin: str) -> int:
+        """How many bytes of a blob an earlier attempt left for the next."""
+        return self._place(digest, origin).kept()
+
+    def following(self, digest: Digest, origin: str) -> Following | None:
+        """A look at the ingest of another process; None where none is at it.
+
+        Raises:
+            OSError: the folder cannot be read, or the process has too many files open.
+        """
+        return Following.of(self._place(digest, origin))
+
+    def _place(self, digest: Digest, origin: str) -> Place:
         source = hashlib.sha256(origin.encode()).hexdigest()[:16]
-        name = f"{digest.algorithm}-{digest.encoded}.{source}"
-        try:
-            return Ingest(self._ingests / name, self.path(digest), digest)
-        except BlockingIOError:
-            # Another process is at it; each does its own work, and whoever commits last changes nothing.
-            return Ingest(self._ingests / f"{name}.{_unique()}{HOLES}", self.path(digest), digest)
+        return Place(self.layout.ingests / f"{digest.algorithm}-{digest.encoded}.{source}")
+
+    def remove(self, digests: Iterable[Digest]) -> list[Digest]:
+        """Remove blobs; it returns those that are gone. One that is being read stays.
+
+        Raises:
+            StoreError: the catalogue cannot be used.
+            OSError: the disk failed.
+        """
+        gone = [digest for digest in digests if remove(self.layout, digest)]
+        self.inventory.drop(gone)
+        return gone
+
+    def reconcile(self) -> None:
+        """Make the inventory say what is in the folders: other programs, and crashes, change those as well.
+
+        Raises:
+            StoreError: the catalogue cannot be used.
+            OSError: the disk failed.
+        """
+        since = time.time()
+        found = {digest: (status.st_size, status.st_mtime) for digest, status in self.layout.stored()}
+        self.inventory.reconcile(found, since)
 
     def check_writable(self) -> None:
         """Write and remove a file where ingests are written.
@@ -129,63 +213,16 @@ class Store:
         Raises:
             OSError: that does not work.
         """
-        probe = self._ingests / f"probe.{_unique()}"
+        probe = self.layout.ingests / f"probe.{uuid.uuid4().hex}"
         try:
             with probe.open("xb", buffering=0) as file:
                 file.write(b"\0")
         finally:
-            probe.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                probe.unlink()
 
     def close(self) -> None:
         """Close what is open."""
-        self.provenance.close()
-
-
-def _check_ours(folder: Path) -> None:
-    """See to it that nobody else can change what is served out of a folder.
-
-    Raises:
-        StoreError: it belongs to somebody else, even where this is root, or everybody may write in it.
-    """
-    status = folder.stat()
-    if status.st_uid != os.geteuid():
-        owner, user = _name(status.st_uid), _name(os.geteuid())
-        raise StoreError(
-            f"{folder} belongs to {owner}, and this runs as {user}: run it as {owner}, "
-            "or name another folder in registry_store"
-        )
-    if status.st_mode & stat.S_IWOTH:
-        raise StoreError(f"everybody may write in {folder}, and so decide what clients get: chmod o-w {folder}")
-    if status.st_mode & stat.S_IWGRP:
-        logger.warning("its group may write in %s, and so decide what clients get: chmod g-w %s", folder, folder)
-
-
-def _name(user: int) -> str:
-    try:
-        return pwd.getpwuid(user).pw_name
-    except KeyError:
-        return f"user {user}"
-
-
-def _check_no_link(path: Path) -> None:
-    """See to it that what is there, if anything, does not lead elsewhere.
-
-    Raises:
-        StoreError: it does.
-    """
-    if path.is_symlink():
-        raise StoreError(f"{path} is a symbolic link: remove it, or name another folder in registry_store")
-
-
-def _write_new(path: Path, text: str) -> None:
-    """Write a file that is not there yet; another process may be as far."""
-    _check_no_link(path)
-    with contextlib.suppress(FileExistsError):
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.write(fd, text.encode())
-        os.close(fd)
-
-
-def _unique() -> str:
-    """What tells two files apart, whichever process, container or instance of the store makes them."""
-    return uuid.uuid4().hex
+        with contextlib.suppress(StoreError):
+            self.inventory.flush()
+        self._catalog.close()

@@ -7,3 +7,7 @@ class StoreError(Exception):
 
 class DigestMismatch(StoreError):
     """The bytes that arrived are not the blob that was asked for: their length or their digest differs."""
+
+
+class NoRoom(StoreError):
+    """The store may not grow by so much: it would exceed its limit, or the disk would."""

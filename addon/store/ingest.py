@@ -1,32 +1,72 @@
 """A blob on its way into the store.
 
-The ingest file is locked as long as its owner lives (``flock``, which the kernel drops with the process), so that
-another process can tell what is left over from what is being written. What is left over of a fill that broke is kept
-for the next attempt, which goes on behind it.
+Who fills a blob holds its lease (`addon.store.lease`), so that other processes can follow, and can tell what is left
+over from what is being written. What is left over of a fill that broke is kept for the next attempt, which goes on
+behind it.
 
 Bytes may arrive out of order, from several connections. They are hashed in order all the same: what comes at `offset`
 at once, what was written ahead of it when its turn has come (`Ingest.absorb`), read back from the page cache. While
-there are holes in it, the file has a name that `sweep` removes, since nobody could tell a hole from a blob's zeros.
+there are holes in it, the file has another name, since nobody could tell a hole from a blob's zeros; how far it was
+without one, the lease tells.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
+import stat
 import time
-import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from addon.registry.digest import Digest
 from addon.store.blob import BlobReader
 from addon.store.errors import DigestMismatch
+from addon.store.inventory import Stamp
+from addon.store.lease import Follower, Lease, Progress, boot
 
 HOLES = ".holes"
 """The end of the name of an ingest file that has holes."""
+LEASE = ".lease"
+"""The end of the name of an ingest's lease."""
 KEPT_SECONDS = 3 * 24 * 3600
 """How long the rest of a broken fill waits for the next attempt."""
 _STEP = 64 * 1024 * 1024
 _READ = 1024 * 1024
+
+
+class Room(Protocol):
+    """What an ingest needs of `addon.store.room.Room`."""
+
+    def check(self, size: int) -> None:
+        """Raises NoRoom where a blob of so many bytes can never be stored."""
+
+    def reserve(self, more: int) -> object:
+        """Make room for all that is announced, and so many bytes more, or raise NoRoom."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the files of a blob's ingest lie, while it has one."""
+
+    plain: Path
+    """What was received, without holes."""
+
+    @property
+    def holes(self) -> Path:
+        """The same while there are holes in it."""
+        return self.plain.with_name(self.plain.name + HOLES)
+
+    @property
+    def lease(self) -> Path:
+        """The lease of whoever writes it."""
+        return self.plain.with_name(self.plain.name + LEASE)
+
+    def kept(self) -> int:
+        """How many bytes the next attempt will find, unless another one comes first."""
+        return _size(self.plain)
 
 
 class Ingest:
@@ -35,23 +75,63 @@ class Ingest:
     One thread at a time may call it, except for `offset` and `reader`, which any thread may use while it grows.
     """
 
-    def __init__(self, path: Path, final: Path, digest: Digest) -> None:
+    def __init__(
+        self,
+        place: Place,
+        final: Path,
+        digest: Digest,
+        *,
+        room: Room | None = None,
+        stored: Callable[[Stamp], None] = lambda _: None,
+    ) -> None:
         """Create the file, or go on with what an earlier attempt left there.
+
+        Args:
+            place: where it lies until then.
+            final: the blob's own place.
+            digest: the blob.
+            room: makes room for it; without any, there is room for everything.
+            stored: is told once the blob is in its place.
 
         Raises:
             BlockingIOError: somebody who lives is writing it.
             OSError: the folder cannot be written, or the process has too many files open.
         """
-        self._path = self._plain = path
+        self._place = place
+        self._path = place.plain
         self._final = final
         self._hasher = digest.hasher()
-        self._fd = _claim(path)
+        self._room = room
+        self._stored = stored
+        self._reserved = 0
+        self._fd = -1
+        self._lease = Lease(place.lease)
+        try:
+            _recover(place, self._lease.left)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self.kept = os.fstat(self._fd).st_size
+            """How many bytes an earlier attempt left; they are hashed by `absorb`."""
+        except OSError:
+            self._close()
+            raise
         self.digest = digest
         self.offset = 0
         """How many bytes are written and hashed, and can be read, so far."""
-        self.kept = os.fstat(self._fd).st_size
-        """How many bytes an earlier attempt left; they are hashed by `absorb`."""
         self._ahead = {0: self.kept} if self.kept else {}
+        self._size: int | None = None
+
+    def announce(self, size: int) -> None:
+        """Tell other processes how long the blob is, in bytes.
+
+        Raises:
+            NoRoom: it is too large to be stored at all.
+            OSError: the disk is full or failing.
+        """
+        if self._room is not None:
+            self._room.check(size)
+        self._lease.announce(size)
+        self._lease.publish(self.offset)
+        self._size = size
 
     def go_on_from(self, offset: int) -> None:
         """Drop what an earlier attempt left behind ``offset``; before the first `write`.
@@ -67,13 +147,16 @@ class Ingest:
         """Write the bytes that belong at ``offset``, and hash them if it is their turn.
 
         Raises:
-            OSError: the disk is full or failing; the ingest is then to be kept or aborted.
+            NoRoom: the store may not grow by so much.
+            OSError: the disk is full or failing. In either case the ingest is then to be kept or aborted.
         """
+        self._make_room(offset + sum(map(len, chunks)))
         if offset == self.offset and offset not in self._ahead:
             for chunk in chunks:
                 self._put(self.offset, chunk)
                 self._hasher.update(chunk)
                 self.offset += len(chunk)
+            self._lease.publish(self.offset)
             return
         run = next((start for start, stop in self._ahead.items() if stop == offset), None)
         if run is None:
@@ -90,7 +173,7 @@ class Ingest:
         Raises:
             OSError: the disk failed.
         """
-        stop = self._ahead.pop(self.offset, self.offset)
+        start, stop = self.offset, self._ahead.pop(self.offset, self.offset)
         end = min(stop, self.offset + _STEP)
         while self.offset < end:
             chunk = os.pread(self._fd, min(_READ, end - self.offset), self.offset)
@@ -100,6 +183,8 @@ class Ingest:
             self.offset += len(chunk)
         if self.offset < stop:
             self._ahead[self.offset] = stop
+        if self.offset > start:
+            self._lease.publish(self.offset)
         return self.offset in self._ahead
 
     def reader(self) -> BlobReader:
@@ -131,11 +216,10 @@ class Ingest:
             raise OSError(f"{self._path} was replaced by another file")
         # The point of no return: from here on every reader sees the whole blob, or, after a crash, none of it.
         self._path.replace(self._final)
-        folder = os.open(self._final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._final.parent)
+        self._stored(stamp(self._fd))
+        # As readers of the stored blob do, so that those who read along keep it from being evicted.
+        fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         self._close()
 
     def keep(self) -> None:
@@ -147,26 +231,30 @@ class Ingest:
         if self._fd < 0:
             return
         end = self._ahead.get(self.offset, self.offset)
-        if not end or self._plain.name.endswith(HOLES):
-            # There is nothing to go on with, or another process is at it under the name that would be looked for.
+        if not end:
             self.abort()
             return
         os.ftruncate(self._fd, end)
-        if self._path != self._plain:
-            try:
-                # Unlike a rename, this takes nobody else's place.
-                self._plain.hardlink_to(self._path)
-            except FileExistsError:
-                self.abort()
-                return
-            self._path.unlink()
+        # Without a lease, nobody will know whether it was written before a power cut or behind it.
+        os.fsync(self._fd)
+        if self._path != self._place.plain:
+            self._path.replace(self._place.plain)
         self._close()
 
     def abort(self) -> None:
         """Drop the ingest file; does nothing once committed, kept or aborted."""
         if self._fd >= 0:
-            self._path.unlink(missing_ok=True)
-            self._close()
+            try:
+                self._path.unlink(missing_ok=True)
+            finally:
+                self._close()
+
+    def _make_room(self, end: int) -> None:
+        if self._room is not None and end > self._reserved:
+            # A size that is known was announced, and is reckoned with already.
+            beyond = 0 if self._size is not None else _STEP
+            self._room.reserve(beyond)
+            self._reserved = max(self._size or 0, end + beyond)
 
     def _put(self, offset: int, chunk: bytes | memoryview) -> None:
         view = memoryview(chunk)
@@ -175,53 +263,125 @@ class Ingest:
             view, offset = view[written:], offset + written
 
     def _spread(self) -> None:
-        if self._path == self._plain:
-            self._path = self._plain.with_name(f"{self._plain.name}.{uuid.uuid4().hex}{HOLES}")
-            self._plain.rename(self._path)
+        if self._path == self._place.plain:
+            self._path.rename(self._place.holes)
+            self._path = self._place.holes
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1
-        # The readers share the open file, and with it the lock.
-        fcntl.flock(fd, fcntl.LOCK_UN)
-        os.close(fd)
-
-
-def _claim(path: Path) -> int:
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between the two lines above, a sweep may have removed the file, or its owner committed it.
-            if os.path.samestat(os.fstat(fd), path.lstat()):
-                return fd
-        except FileNotFoundError:
-            pass
-        except OSError:
+        if fd >= 0:
             os.close(fd)
-            raise
+        self._lease.release()
+
+
+def stamp(fd: int) -> Stamp:
+    """The stamp of an open file."""
+    status = os.fstat(fd)
+    return Stamp(status.st_size, status.st_mtime_ns)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make durable what was last done to a folder's entries.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
         os.close(fd)
 
 
-def sweep(path: Path) -> None:
-    """Remove an ingest file that is of no use, unless somebody who lives is writing it.
+def _recover(place: Place, left: Progress | None) -> None:
+    """Make what an owner that was killed has left usable, or remove it; for whoever holds the lease."""
+    try:
+        fd = os.open(place.holes, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        if left is not None and left.boot != boot():
+            # Its owner went down with the machine, before it could see to it that all of that was on disk.
+            place.plain.unlink(missing_ok=True)
+        return
+    except OSError as e:
+        if e.errno != errno.ELOOP:
+            raise
+        place.holes.unlink(missing_ok=True)
+        return
+    try:
+        if left is None or not left.offset or left.boot != boot():
+            place.holes.unlink(missing_ok=True)
+        else:
+            os.ftruncate(fd, left.offset)
+            place.holes.replace(place.plain)
+    finally:
+        os.close(fd)
+
+
+def sweep(folder: Path, *, everything: bool = False) -> int:
+    """Remove from the folder of ingests what is of no use, but nothing that somebody who lives is writing.
+
+    Args:
+        folder: the folder.
+        everything: whether also to remove what the next attempt could go on with.
+
+    Returns:
+        How many bytes it freed.
 
     Raises:
         OSError: the folder cannot be written, or its file system has no locks.
     """
+    plain = {path.with_name(path.name.removesuffix(LEASE).removesuffix(HOLES)) for path in folder.iterdir()}
+    return sum(_sweep(Place(path), everything=everything) for path in sorted(plain))
+
+
+def _sweep(place: Place, *, everything: bool) -> int:
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        lease = Lease(place.lease)
+    except BlockingIOError:
+        return 0
     except OSError as e:
         if e.errno == errno.ELOOP:
-            # No ingest of ours, and in the way of one.
-            path.unlink(missing_ok=True)
-        return
+            # No lease of ours, and in the way of one.
+            place.lease.unlink(missing_ok=True)
+        return 0
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        status = os.fstat(fd)
-        old = time.time() - status.st_mtime > KEPT_SECONDS
-        if path.name.endswith(HOLES) or old or not status.st_size:
-            path.unlink(missing_ok=True)
-    except BlockingIOError:
-        pass
+        before = place.kept() + _size(place.holes)
+        _recover(place, lease.left)
+        with contextlib.suppress(FileNotFoundError):
+            status = place.plain.lstat()
+            old = time.time() - status.st_mtime > KEPT_SECONDS
+            if everything or old or not status.st_size or not stat.S_ISREG(status.st_mode):
+                place.plain.unlink()
+        return before - place.kept()
     finally:
-        os.close(fd)
+        lease.release()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
+
+
+def reserved(folder: Path) -> tuple[int, int]:
+    """What the ingests of all processes will take, and what they take already, in bytes.
+
+    What was left by broken fills is the same in both; so is a blob whose size nobody knows yet.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    announced: dict[str, int] = {}
+    written: dict[str, int] = {}
+    for path in folder.iterdir():
+        name = path.name.removesuffix(LEASE).removesuffix(HOLES)
+        if not path.name.endswith(LEASE):
+            written[name] = written.get(name, 0) + _size(path)
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            follower = Follower(path)
+            if follower.held():
+                announced[name] = follower.progress().size or 0
+            follower.close()
+    return sum(max(written.get(name, 0), announced.get(name, 0)) for name in written | announced), sum(written.values())

@@ -1,0 +1,163 @@
+"""The right to fill one blob, which one process at a time has, and where the others see how far it is.
+
+A lease is a small file that its owner locks (``flock``): the kernel drops the lock with the process, however that ends.
+In the file stands how many bytes of the blob can be read by now. Whoever finds it locked follows; whoever finds it
+unlocked knows that its owner is gone, and takes over what there is.
+
+The record is a line of the struct `_RECORD`, written at once and guarded by a checksum, since readers do not lock.
+"""
+
+import fcntl
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+# Bytes that can be read; the blob's size (-1: not known); which boot of the machine wrote that.
+_RECORD = struct.Struct("<qq16s")
+_SUM = struct.Struct("<I")
+_LENGTH = _RECORD.size + _SUM.size
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a fill is."""
+
+    offset: int
+    """Bytes that can be read."""
+    size: int | None
+    """Bytes of the whole blob, where that is known."""
+    boot: bytes = b""
+    """Which boot of the machine it is from: what was written before a power cut may not be there."""
+
+
+class Lease:
+    """A lease that this process holds."""
+
+    def __init__(self, path: Path) -> None:
+        """Take it.
+
+        Raises:
+            BlockingIOError: somebody who lives has it.
+            OSError: the folder cannot be written, its file system has no locks, or too many files are open.
+        """
+        self._path = path
+        self._size: int | None = None
+        self._fd = _claim(path)
+        self.left = _read(self._fd)
+        """What its last owner said, if that one was killed."""
+        if self.left is not None:
+            # Its followers are not to take this for the same fill going on: its bytes may come anew.
+            killed = self._fd
+            try:
+                path.unlink(missing_ok=True)
+                self._fd = _claim(path)
+            finally:
+                os.close(killed)
+        try:
+            self.publish(0)
+        except OSError:
+            self.release()
+            raise
+
+    def announce(self, size: int) -> None:
+        """Tell how long the blob is, in bytes; with the next `publish`, others know."""
+        self._size = size
+
+    def publish(self, offset: int) -> None:
+        """Tell how many bytes can be read.
+
+        Raises:
+            OSError: the disk is full or failing.
+        """
+        record = _RECORD.pack(offset, -1 if self._size is None else self._size, boot())
+        os.pwrite(self._fd, record + _SUM.pack(zlib.crc32(record)), 0)
+
+    def release(self) -> None:
+        """Give it back, and leave nothing of it; idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            try:
+                # As long as it is locked, nobody else can have it; behind this line, nobody can find it.
+                self._path.unlink(missing_ok=True)
+            finally:
+                os.close(fd)
+
+
+class Follower:
+    """A look at somebody else's lease."""
+
+    _fd = -1
+
+    def __init__(self, path: Path) -> None:
+        """Open it.
+
+        Raises:
+            FileNotFoundError: nobody has it.
+            OSError: the folder cannot be read, or too many files are open.
+        """
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._last = Progress(0, None)
+
+    def progress(self) -> Progress:
+        """How far its owner is, or was when it ended.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        # One that is just being written is read again the next time.
+        self._last = _read(self._fd) or self._last
+        return self._last
+
+    def held(self) -> bool:
+        """Whether its owner lives, and has not given it back."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        return False
+
+    def close(self) -> None:
+        """Give the file descriptor back; idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+@cache
+def boot() -> bytes:
+    """What tells one boot of this machine from another, in 16 bytes; zeros where the system does not say."""
+    try:
+        return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text("ascii").replace("-", ""))
+    except (OSError, ValueError):
+        return bytes(16)
+
+
+def _read(fd: int) -> Progress | None:
+    content = os.pread(fd, _LENGTH, 0)
+    if len(content) < _LENGTH or _SUM.pack(zlib.crc32(content[: _RECORD.size])) != content[_RECORD.size :]:
+        return None
+    offset, size, booted = _RECORD.unpack(content[: _RECORD.size])
+    return Progress(offset, size if size >= 0 else None, booted)
+
+
+def _claim(path: Path) -> int:
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between the two lines above, its owner may have given it back.
+            if os.path.samestat(os.fstat(fd), path.lstat()):
+                return fd
+        except FileNotFoundError:
+            pass
+        except OSError:
+            os.close(fd)
+            raise
+        os.close(fd)
