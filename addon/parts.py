@@ -43,6 +43,8 @@ class Parts:
         """Lengths in bytes of a registry's repository's blobs, out of the descriptors of manifests that passed."""
         self.under_way: WeakKeyDictionary[http.HTTPFlow, tuple[Target, Grant]] = WeakKeyDictionary()
         """The registry requests that go upstream as flows of their clients, and what they carry."""
+        self.unstored: WeakKeyDictionary[http.HTTPFlow, str] = WeakKeyDictionary()
+        """Blob requests that go upstream because the store is in trouble, and which."""
         self._refused: TTLCache[tuple[str, str], bool] = TTLCache(_MOST_REFUSED, _REFUSED_SECONDS, timer=clock)
 
     def send_on(self, flow: http.HTTPFlow, target: Target, grant: Grant) -> None:

@@ -124,7 +124,7 @@ class Passthrough:
             # Read to its end, whatever its framing: it may be asked again with another token.
             short = True
         if target.route.kind is Kind.BLOB and flow.request.method in READ:
-            flow.response.headers[cache_status.NAME] = cache_status.BYPASS
+            flow.response.headers[cache_status.NAME] = self._bypass(flow)
             flow.response.stream = not (short and flow.response.status_code >= 400)
         else:
             flow.response.stream = not short and flow.request.method != "HEAD"
@@ -175,9 +175,13 @@ class Passthrough:
         except UpstreamError as e:
             flow.response = answers.unreachable(e)
         if target.route.kind is Kind.BLOB:
-            flow.response.headers[cache_status.NAME] = cache_status.BYPASS
+            flow.response.headers[cache_status.NAME] = self._bypass(flow)
         self._parts.note_refusal(flow, target, grant, flow.response)
         return grant
+
+    def _bypass(self, flow: http.HTTPFlow) -> str:
+        reason = self._parts.unstored.get(flow)
+        return cache_status.bypass(reason) if reason else cache_status.BYPASS
 
     def _learn(self, flow: http.HTTPFlow, response: http.Response, target: Target, grant: Grant) -> None:
         route = target.route

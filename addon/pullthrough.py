@@ -5,6 +5,8 @@ not stored, a digest that nobody can verify, a client that upstream is to refuse
 sends the client's own request upstream; `addon.passthrough` sees to its token, as for any other registry request.
 """
 
+import asyncio
+import errno
 import logging
 from dataclasses import dataclass, field
 
@@ -19,20 +21,27 @@ from addon.parts import Parts
 from addon.registry import cache_status
 from addon.registry.digest import Digest
 from addon.registry.errors import ErrorCode, SpecError
-from addon.registry.ranges import ByteRange
+from addon.registry.ranges import ByteRange, Span
 from addon.registry.routes import Kind
 from addon.settings import Access, Auth
 from addon.store.blob import BlobReader
 from addon.store.errors import StoreError
 from addon.transfer import answers
 from addon.transfer.blob_answer import asked_ranges, blob_answer
-from addon.transfer.fill import Fill, State
+from addon.transfer.body import Body, BodyBroken, StoredBody
+from addon.transfer.fill import Fill
 from addon.transfer.fills import NotStorable, Overtaken, Refused, Wanted
+from addon.transfer.followed import Followed, GrowingBody, State
+from addon.transfer.passing import GoOn, Passing
 from addon.transfer.source import BlobSource
 from addon.transfer.target import Target, recognise
+from addon.transfer.trouble import told
 from addon.transfer.upstream import UpstreamError
 
 logger = logging.getLogger(__name__)
+
+# As often as that a blob may be found in the hands of somebody who has nothing of it yet.
+_MOST_TRIES, _AGAIN_SECONDS = 100, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,17 @@ class _Question:
     flow: http.HTTPFlow = field(compare=False)
     """One of those who ask, on whose behalf it is."""
     target: Target = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Where a blob's bytes are."""
+
+    source: BlobReader | Followed
+    status: str
+    """The value of ``Cache-Status``."""
+    upstream: BlobSource | None = None
+    """Whom to ask for the rest, should a fill be interrupted."""
 
 
 class _Unanswered(Exception):
@@ -74,6 +94,7 @@ class Pullthrough:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._questions = Shared(self._ask)
+        self._verifying = Shared(self._verify)
 
     async def request(self, flow: http.HTTPFlow) -> None:
         """Answer a blob request (mitmproxy's hook for a request that is there in full)."""
@@ -98,43 +119,56 @@ class Pullthrough:
     async def _answer(self, flow: http.HTTPFlow, target: Target) -> http.Response | None:
         digest = target.route.blob()
         wanted = asked_ranges(flow.request, digest)
-        found = await self._find(flow, target, digest, wanted) if digest.verifiable else None
-        match found:
-            case (BlobReader() | Fill() as source, str(status)):
-                return blob_answer(source, digest, flow.request, wanted, status)
-            case Refused(response):
-                return response.copy()
-            case None:
-                self._parts.send_on(flow, target, await self._grant(flow, target))
-                return None
+        try:
+            found = await self._find(flow, target, digest, wanted) if digest.verifiable else None
+            if isinstance(found, _Found):
+                go_on = self._going_on(flow, target, found)
+                return blob_answer(found.source, digest, flow.request, wanted, found.status, go_on=go_on)
+            if isinstance(found, Refused):
+                return found.response.copy()
+        except (NotStorable, StoreError, OSError) as e:
+            self._parts.unstored[flow] = told(e)
+            # Trouble of the store's own was told when it began.
+            level = logging.INFO if self._parts.fills.trouble.reason else logging.WARNING
+            logger.log(level, "blob %s passes through: %s", digest.short, told(e))
+        self._parts.send_on(flow, target, await self._grant(flow, target))
+        return None
 
     async def _find(
         self, flow: http.HTTPFlow, target: Target, digest: Digest, wanted: list[ByteRange]
-    ) -> tuple[BlobReader | Fill, str] | Refused | None:
-        """Where the blob comes from: the store, a fill, or (None) upstream, by the client's own request."""
-        try:
-            while True:
-                if held := self._held(target, digest):
-                    if not await self._may_read(flow, target, held, digest):
-                        # Upstream says itself, to the client's own request, why not.
-                        return None
-                    if isinstance(held, BlobReader):
-                        return held, cache_status.HIT
-                    if flow.request.method == "GET" and held.state is not State.BROKEN:
-                        held.joined(await self._joining(flow, target))
-                        return held, cache_status.COLLAPSED
-                if not _starts_a_fill(flow.request, wanted):
-                    return None
-                try:
-                    return await self._fill(flow, target, digest)
-                except Overtaken:
-                    # There is a fill by now, whose blob this client may read or not.
-                    continue
-        except (NotStorable, StoreError) as e:
-            logger.warning("%s; it passes through", e)
-        return None
+    ) -> _Found | Refused | None:
+        """Where the blob comes from: the store, a fill, or (None) upstream, by the client's own request.
 
-    def _held(self, target: Target, digest: Digest) -> BlobReader | Fill | None:
+        Raises:
+            NotStorable, StoreError, OSError: the store is of no help.
+        """
+        for _ in range(_MOST_TRIES):
+            if held := self._held(target, digest):
+                if not await self._may_read(flow, target, held, digest):
+                    # Upstream says itself, to the client's own request, why not.
+                    return None
+                if isinstance(held, BlobReader):
+                    if held.verified:
+                        self._parts.store.inventory.used(digest)
+                        return _Found(held, cache_status.HIT)
+                    held.close()
+                    await self._verifying.answer(digest)
+                    # It is verified now, or gone.
+                    continue
+                if flow.request.method == "GET" and held.state is not State.BROKEN:
+                    source = await self._joining(flow, target)
+                    held.joined(source)
+                    return _Found(held, cache_status.COLLAPSED, source)
+            if not _starts_a_fill(flow.request, wanted):
+                return None
+            try:
+                return await self._fill(flow, target, digest)
+            except Overtaken:
+                # There is a fill by now, whose blob this client may read or not; another process may just be about to.
+                await asyncio.sleep(_AGAIN_SECONDS)
+        raise NotStorable(f"blob {digest.short} is being filled by somebody else, who does not come to it")
+
+    def _held(self, target: Target, digest: Digest) -> BlobReader | Followed | None:
         """The blob as far as it is here, and this registry delivered it: only that makes it the registry's own."""
         parts = self._parts
         if fill := parts.fills.active(target.identity, digest):
@@ -142,12 +176,32 @@ class Pullthrough:
         trusted = parts.settings.access is Access.TRUST
         if trusted or parts.store.provenance.delivered_by(target.identity, digest):
             try:
-                return parts.store.open(digest)
+                if reader := parts.store.open(digest):
+                    return reader
             except OSError as e:
+                if e.errno in (errno.EMFILE, errno.ENFILE):
+                    raise
                 logger.warning("blob %s cannot be read, and is fetched again: %s", digest.short, e.strerror)
-        return None
+        return parts.fills.elsewhere(target.identity, digest)
 
-    async def _may_read(self, flow: http.HTTPFlow, target: Target, held: BlobReader | Fill, digest: Digest) -> bool:
+    async def _verify(self, digest: Digest) -> bool:
+        return await asyncio.to_thread(self._parts.store.verify, digest)
+
+    def _going_on(self, flow: http.HTTPFlow, target: Target, found: _Found) -> GoOn:
+        async def go_on(body: GrowingBody) -> Body:
+            """What this client is given from where its fill was interrupted."""
+            assert found.upstream
+            try:
+                if isinstance(body.fill, Fill):
+                    logger.info("blob %s goes on past the store", body.fill.digest.short)
+                    return Passing.behind(body, found.upstream)
+                return _rest(await self._find(flow, target, body.fill.digest, []), body)
+            except (NotStorable, StoreError, OSError, UpstreamError, TokenUnavailable, SpecError) as e:
+                raise BodyBroken(f"{body.fill.reason}, and {e}") from e
+
+        return go_on
+
+    async def _may_read(self, flow: http.HTTPFlow, target: Target, held: BlobReader | Followed, digest: Digest) -> bool:
         """Whether upstream would give this blob, in this repository, to this client; a reader is closed where not.
 
         Raises:
@@ -161,7 +215,9 @@ class Pullthrough:
                 held.close()
         return allowed
 
-    async def _is_allowed(self, flow: http.HTTPFlow, target: Target, held: BlobReader | Fill, digest: Digest) -> bool:
+    async def _is_allowed(
+        self, flow: http.HTTPFlow, target: Target, held: BlobReader | Followed, digest: Digest
+    ) -> bool:
         parts, repository = self._parts, target.route.repository
         if parts.settings.access is Access.TRUST:
             return True
@@ -182,11 +238,11 @@ class Pullthrough:
                 "%s: what was allowed until a moment ago stands, since upstream cannot be asked: %s", repository, e
             )
             return True
-        if allowed and isinstance(held, Fill):
+        if allowed and isinstance(held, Followed):
             # Written down once the blob is there: until then, a registry may say so and never deliver it.
             held.repositories.add(repository)
         elif allowed:
-            parts.store.provenance.record(target.identity, repository, digest)
+            await asyncio.to_thread(parts.store.provenance.record, target.identity, repository, digest)
         return allowed
 
     async def _ask(self, question: "_Question") -> bool:
@@ -212,7 +268,7 @@ class Pullthrough:
         own = flow.request.headers.get("authorization")
         return await self._parts.grants.grant(target.registry, target.route, own, secure=target.scheme == "https")
 
-    async def _fill(self, flow: http.HTTPFlow, target: Target, digest: Digest) -> tuple[Fill, str] | Refused:
+    async def _fill(self, flow: http.HTTPFlow, target: Target, digest: Digest) -> _Found | Refused:
         parts, repository = self._parts, target.route.repository
         grant = await self._grant(flow, target)
         wanted = Wanted(target.identity, repository, digest, grant.credential)
@@ -222,7 +278,8 @@ class Pullthrough:
             parts.note_refusal(flow, target, source.grant, outcome.response)
             return outcome
         parts.verdicts.record(target.identity, repository, source.grant.credential)
-        return outcome.fill, cache_status.STORED if outcome.started else cache_status.COLLAPSED
+        status = cache_status.STORED if outcome.started else cache_status.COLLAPSED
+        return _Found(outcome.fill, status, source)
 
     async def _joining(self, flow: http.HTTPFlow, target: Target) -> BlobSource:
         """Whom to ask for this client, should that become necessary: no token is asked for it before."""
@@ -233,6 +290,29 @@ class Pullthrough:
 
     def _source(self, flow: http.HTTPFlow, target: Target, grant: Grant) -> BlobSource:
         return BlobSource(self._parts.upstream, self._parts.grants, target, grant, flow)
+
+
+def _rest(found: _Found | Refused | None, body: GrowingBody) -> Body:
+    """What goes on where a body was interrupted, if it is the same bytes.
+
+    Raises:
+        BodyBroken: it is not.
+    """
+    if not isinstance(found, _Found):
+        raise BodyBroken(body.fill.reason)
+    rest: Body
+    if isinstance(found.source, Followed):
+        rest = growing = found.source.body(None)
+        growing.position, growing.stop = body.position, body.stop
+        reader = growing.reader
+    else:
+        reader = found.source
+        rest = StoredBody(reader, Span(body.position, reader.size if body.stop is None else body.stop))
+    if body.position and not reader.same_file(body.reader):
+        # Nobody can say whether those were the blob's: only whole files are verified.
+        rest.close()
+        raise BodyBroken(body.fill.reason)
+    return rest
 
 
 def _starts_a_fill(request: http.Request, wanted: list[ByteRange]) -> bool:

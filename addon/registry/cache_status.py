@@ -12,3 +12,10 @@ COLLAPSED: Final = "pulltap; fwd=miss; collapsed"
 """Joined a fill that another request had started."""
 BYPASS: Final = "pulltap; fwd=bypass"
 """Forwarded without the store's part in it: a HEAD, a closed range, or a blob that cannot be verified."""
+
+
+def bypass(reason: str) -> str:
+    """`BYPASS` with the reason as its ``detail``, a String (RFC 8941, section 3.3.3)."""
+    visible = "".join(each if " " <= each <= "~" else "?" for each in reason)
+    escaped = visible.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{BYPASS}; detail="{escaped}"'

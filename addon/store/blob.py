@@ -53,6 +53,10 @@ class BlobReader:
             raise ValueError("looking at a closed blob")
         return os.fstat(self._fd)
 
+    def same_file(self, other: "BlobReader") -> bool:
+        """Whether the other one reads the same file, so that what was read there goes on here."""
+        return os.path.samestat(self.stat(), other.stat())
+
     def again(self, size: int) -> "BlobReader":
         """Another reader of the same file, which has ``size`` bytes by now; closed on its own."""
         return BlobReader(os.dup(self._fd), size, verified=self.verified)

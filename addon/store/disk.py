@@ -207,16 +207,19 @@ class Store:
         found = {digest: (status.st_size, status.st_mtime) for digest, status in self.layout.stored()}
         self.inventory.reconcile(found, since)
 
-    def check_writable(self) -> None:
-        """Write and remove a file where ingests are written.
+    def check_writable(self, size: int = 1, *, sync: bool = False) -> None:
+        """Write and remove a file of so many bytes where ingests are written; wait for the disk where ``sync`` says so.
 
         Raises:
             OSError: that does not work.
         """
         probe = self.layout.ingests / f"probe.{uuid.uuid4().hex}"
         try:
-            with probe.open("xb", buffering=0) as file:
-                file.write(b"\0")
+            with probe.open("xb") as file:
+                file.write(bytes(size))
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
         finally:
             with contextlib.suppress(FileNotFoundError):
                 probe.unlink()

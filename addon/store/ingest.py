@@ -117,6 +117,8 @@ class Ingest:
         self.digest = digest
         self.offset = 0
         """How many bytes are written and hashed, and can be read, so far."""
+        self.proven = 0, self._hasher.copy()
+        """Up to where the bytes are hashed, as of the end of the last step, and the hash of them."""
         self._ahead = {0: self.kept} if self.kept else {}
         self._size: int | None = None
 
@@ -156,7 +158,7 @@ class Ingest:
                 self._put(self.offset, chunk)
                 self._hasher.update(chunk)
                 self.offset += len(chunk)
-            self._lease.publish(self.offset)
+            self._step()
             return
         run = next((start for start, stop in self._ahead.items() if stop == offset), None)
         if run is None:
@@ -184,7 +186,7 @@ class Ingest:
         if self.offset < stop:
             self._ahead[self.offset] = stop
         if self.offset > start:
-            self._lease.publish(self.offset)
+            self._step()
         return self.offset in self._ahead
 
     def reader(self) -> BlobReader:
@@ -249,12 +251,26 @@ class Ingest:
             finally:
                 self._close()
 
+    def withdraw(self) -> None:
+        """`abort`, and let those who follow in other processes know that what they were given is not the blob.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        if self._fd >= 0:
+            self._lease.withdraw()
+            self.abort()
+
     def _make_room(self, end: int) -> None:
         if self._room is not None and end > self._reserved:
             # A size that is known was announced, and is reckoned with already.
             beyond = 0 if self._size is not None else _STEP
             self._room.reserve(beyond)
             self._reserved = max(self._size or 0, end + beyond)
+
+    def _step(self) -> None:
+        self.proven = self.offset, self._hasher.copy()
+        self._lease.publish(self.offset)
 
     def _put(self, offset: int, chunk: bytes | memoryview) -> None:
         view = memoryview(chunk)

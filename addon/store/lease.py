@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-# Bytes that can be read; the blob's size (-1: not known); which boot of the machine wrote that.
+# Bytes that can be read (-1: withdrawn); the blob's size (-1: not known); which boot of the machine wrote that.
 _RECORD = struct.Struct("<qq16s")
 _SUM = struct.Struct("<I")
 _LENGTH = _RECORD.size + _SUM.size
@@ -31,6 +31,8 @@ class Progress:
     """Bytes of the whole blob, where that is known."""
     boot: bytes = b""
     """Which boot of the machine it is from: what was written before a power cut may not be there."""
+    withdrawn: bool = False
+    """Whether the bytes turned out to be those of no blob: nobody is to go on with them."""
 
 
 class Lease:
@@ -74,6 +76,14 @@ class Lease:
         """
         record = _RECORD.pack(offset, -1 if self._size is None else self._size, boot())
         os.pwrite(self._fd, record + _SUM.pack(zlib.crc32(record)), 0)
+
+    def withdraw(self) -> None:
+        """Tell that the bytes are not the blob's.
+
+        Raises:
+            OSError: the disk is full or failing.
+        """
+        self.publish(-1)
 
     def release(self) -> None:
         """Give it back, and leave nothing of it; idempotent."""
@@ -144,7 +154,7 @@ def _read(fd: int) -> Progress | None:
     if len(content) < _LENGTH or _SUM.pack(zlib.crc32(content[: _RECORD.size])) != content[_RECORD.size :]:
         return None
     offset, size, booted = _RECORD.unpack(content[: _RECORD.size])
-    return Progress(offset, size if size >= 0 else None, booted)
+    return Progress(max(offset, 0), size if size >= 0 else None, booted, offset < 0)
 
 
 def _claim(path: Path) -> int:

@@ -13,7 +13,8 @@ from addon.registry.digest import Digest
 from addon.registry.ranges import ByteRange, Span
 from addon.store.blob import BlobReader
 from addon.transfer.body import Body, MultipartBody, StoredBody
-from addon.transfer.fill import Fill
+from addon.transfer.followed import Followed
+from addon.transfer.passing import Continued, GoOn
 from addon.transfer.stream import attach
 
 _YEAR = 365 * 24 * 3600
@@ -42,7 +43,13 @@ def has_it(request: http.Request, digest: Digest) -> bool:
 
 
 def blob_answer(
-    source: BlobReader | Fill, digest: Digest, request: http.Request, wanted: list[ByteRange], status: str
+    source: BlobReader | Followed,
+    digest: Digest,
+    request: http.Request,
+    wanted: list[ByteRange],
+    status: str,
+    *,
+    go_on: GoOn | None = None,
 ) -> http.Response:
     """The answer to a request for a blob that is stored, or on its way.
 
@@ -52,9 +59,11 @@ def blob_answer(
         request: the request.
         wanted: what `asked_ranges` found.
         status: the value of ``Cache-Status``.
+        go_on: finds the rest where a fill is interrupted.
 
     Raises:
-        SpecError: 416, no byte is in the ranges; the source is then closed.
+        SpecError: 416, no byte is in the ranges; the source is then closed, as with the next.
+        OSError: too many files are open.
     """
     size = source.size
     body: Body | None = None
@@ -67,15 +76,15 @@ def blob_answer(
             length = (b"Transfer-Encoding", b"chunked") if size is None else (b"Content-Length", b"%d" % size)
             response = _answer(200, b"OK", digest, status, [_OCTETS, length])
             if request.method == "GET":
-                body = _body(source, span)
+                body = _body(source, span, go_on)
         elif len(wanted) == 1 and size is not None:
             part = (b"Content-Range", spans[0].content_range(size).encode())
             length = (b"Content-Length", b"%d" % len(spans[0]))
             response = _answer(206, b"Partial Content", digest, status, [_OCTETS, length, part])
-            body = _body(source, spans[0])
+            body = _body(source, spans[0], go_on)
         else:
             assert size is not None
-            body = parts = MultipartBody([(span, _body(source, span)) for span in spans], size)
+            body = parts = MultipartBody([(span, _body(source, span, go_on)) for span in spans], size)
             kind = (b"Content-Type", parts.content_type.encode())
             length = (b"Content-Length", b"%d" % parts.length)
             response = _answer(206, b"Partial Content", digest, status, [kind, length])
@@ -90,9 +99,10 @@ def blob_answer(
 _OCTETS = (b"Content-Type", b"application/octet-stream")
 
 
-def _body(source: BlobReader | Fill, span: Span | None) -> Body:
-    if isinstance(source, Fill):
-        return source.body(span)
+def _body(source: BlobReader | Followed, span: Span | None, go_on: GoOn | None) -> Body:
+    if isinstance(source, Followed):
+        body = source.body(span)
+        return body if go_on is None else Continued(body, go_on)
     return StoredBody(source.again(source.size), span or Span(0, source.size))
 
 

@@ -10,33 +10,32 @@ the interpreter's lock). Behind `BOUND` bytes that wait to be written, upstream 
 upstream down, and memory stays bounded.
 
 A fill belongs to no client. It ends in the store, or in an error that breaks the bodies of all who read along; what it
-had then is kept for the next attempt. Its last byte is held back until length and digest are found right, so that
-nobody is given a complete blob that is bad.
+had then is kept for the next attempt. Where it is the disk that fails, they go on without the store
+(`addon.transfer.passing`). Its last byte is held back until length and digest are found right, so that nobody is given
+a complete blob that is bad.
 """
 
 import asyncio
-import enum
 import logging
 import random
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any
 
 from mitmproxy import http
 
 from addon.auth.tokens import TokenUnavailable
-from addon.registry.digest import Digest
-from addon.registry.ranges import Span
-from addon.store.blob import BlobReader
 from addon.store.errors import DigestMismatch, StoreError
 from addon.store.ingest import Ingest
-from addon.transfer.body import PIECE, Body, BodyBroken
+from addon.transfer.followed import Followed, State
 from addon.transfer.source import Source
 from addon.transfer.stretch import Nobody, Stretch, check_coding, checked, give_back
 from addon.transfer.upstream import Exchange, Receiver, UpstreamError
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +49,8 @@ LARGE = 4 * SEGMENT
 """Bytes from which on a blob is fetched over several connections."""
 ATTEMPTS = 6
 """How often in a row a stretch may fail without a byte of progress."""
+SLOW_SECONDS = 5
+"""How long the disk may take for what waits to be written, which is no more than `BOUND`."""
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 8.0
 _IDLE_SECONDS = 0.005
 _REFUSALS = (401, 403, 404)
@@ -57,39 +58,43 @@ _REFUSALS = (401, 403, 404)
 _MOST_OTHERS = 4
 
 
-class State(enum.Enum):
-    """Where a fill stands."""
-
-    RUNNING = enum.auto()
-    VERIFIED = enum.auto()
-    """All bytes are there, and are the blob; it may not be in the store yet."""
-    BROKEN = enum.auto()
+class DiskTrouble(StoreError):
+    """The disk does not take what upstream gives; the message says why."""
 
 
-class Fill:
+class Fill(Followed):
     """One fill: fetches, writes, verifies, and gives its followers their bodies."""
 
-    def __init__(self, ingest: Ingest, source: Source, executor: Executor, connections: int = 1) -> None:
-        self.digest: Digest = ingest.digest
-        self.size: int | None = None
-        """The blob's length in bytes, once upstream or a manifest told it."""
-        self.state = State.RUNNING
-        self.reason = ""
-        """Why it broke."""
-        self.repositories: set[str] = set()
-        """Where upstream gave the blob, or confirmed it, while it was being filled."""
-        self._bodies: WeakSet[GrowingBody] = WeakSet()
+    def __init__(
+        self,
+        ingest: Ingest,
+        source: Source,
+        executor: Executor,
+        connections: int = 1,
+        trouble: Callable[[Exception], None] = lambda _: None,
+    ) -> None:
+        """Begin.
+
+        Args:
+            ingest: where the bytes go.
+            source: where they come from.
+            executor: the threads that write.
+            connections: over how many connections they may come.
+            trouble: is told why the disk does not take them.
+        """
+        super().__init__(ingest.digest, ingest.reader())
         self._began = time.monotonic()
         self.resumed = 0
         """How many bytes it found from an earlier attempt."""
         self.exchanges: set[Exchange] = set()
         """The requests to upstream that are under way."""
+        self.written: tuple[int, _Hash] | None = None
+        """Where the disk failed: up to where the bytes are known, and the hash of them."""
         self._ingest = ingest
-        # Followers may come as long as somebody knows this fill, even once the ingest is over.
-        self._reader = ingest.reader()
         self._source = source
         self._others: deque[Source] = deque(maxlen=_MOST_OTHERS)
         self._executor = executor
+        self._trouble = trouble
         self._connections = connections
         self._work: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._work.set_result(None)
@@ -99,24 +104,8 @@ class Fill:
         self._waiting_bytes = 0
         self._arrived = asyncio.Event()
         self._ended = False
-        self._changed = asyncio.Event()
 
     # The first answer, which decides about the fill's shape.
-
-    def first_request(self, size: int | None) -> tuple[int, int | None]:
-        """Which bytes to ask for first: up to where (None: to the end), behind what an earlier attempt left.
-
-        Args:
-            size: the blob's length in bytes, where a manifest told it.
-        """
-        start = self._ingest.kept
-        if size is not None and start >= size:
-            # All of it, or more: one byte is asked for at least, since only upstream can say whether it may be read.
-            start = max(size - 1, 0)
-        if start != self._ingest.kept:
-            self._ingest.go_on_from(start)
-        large = size is not None and size - start >= LARGE and self._connections > 1
-        return start, start + SEGMENT if large else None
 
     def begin(self, response: http.Response, start: int, size: int | None) -> Stretch:
         """Take up the first answer; what is received goes to the stretch that is returned.
@@ -128,7 +117,13 @@ class Fill:
 
         Raises:
             UpstreamError: the answer is to another question.
+            NoRoom: the blob is too large to be stored at all.
+            OSError: the disk failed.
         """
+        if start > self._ingest.kept:
+            raise UpstreamError("what an earlier attempt left has gone")
+        if start < self._ingest.kept:
+            self._ingest.go_on_from(start)
         announced = response.headers.get("content-length", "")
         if response.status_code == 206:
             span, self.size = checked(response, start, size)
@@ -144,6 +139,8 @@ class Fill:
                 start = 0
             stretch = Stretch(self, start, self.size)
             stretch.skip(start)
+        if self.size is not None:
+            self._ingest.announce(self.size)
         self.resumed = start
         self._stretches.append(stretch)
         return stretch
@@ -174,7 +171,15 @@ class Fill:
             self.changed()
             await self._call(record)
             await self._call(self._ingest.commit)
-        except (UpstreamError, StoreError, OSError) as e:
+        except (UpstreamError, DigestMismatch) as e:
+            self._break(str(e))
+            await self._settle(*workers, writer)
+            await self._leave(e)
+        except (StoreError, OSError) as e:
+            if self.state is State.RUNNING:
+                # Those who read along go on from there, before anything else is waited for.
+                self.written, self.interrupted = self._ingest.proven, True
+            self._trouble(e)
             self._break(str(e))
             await self._settle(*workers, writer)
             await self._leave(e)
@@ -227,8 +232,8 @@ class Fill:
                 failures = 1 if stretch.position > before else failures + 1
                 if failures >= ATTEMPTS or stretch.stop is None:
                     raise
-                pause = _pause(failures)
-                logger.info("blob %s: %s; going on in %.1f s", self.digest.short, e, pause)
+                seconds = pause(failures)
+                logger.info("blob %s: %s; going on in %.1f s", self.digest.short, e, seconds)
             else:
                 return
             finally:
@@ -236,7 +241,7 @@ class Fill:
                     self.exchanges.discard(exchange)
                     await exchange.abort()
                 exchange = None
-            await asyncio.sleep(pause)
+            await asyncio.sleep(seconds)
 
     async def _ask(self, stretch: Stretch) -> Exchange:
         start, unfit = stretch.position, ""
@@ -289,8 +294,7 @@ class Fill:
 
     async def _leave(self, error: Exception | None) -> None:
         """Leave what there is to the next attempt, unless it is known to be bad."""
-        if not isinstance(error, DigestMismatch):
-            await self._call(let_go, self._ingest)
+        await self._call(withdraw if isinstance(error, DigestMismatch) else let_go, self._ingest)
 
     def drop(self) -> None:
         """Give up before `run`; what an earlier attempt left stays for the next."""
@@ -336,13 +340,21 @@ class Fill:
             for stretch in self._stretches:
                 offset, chunks = stretch.take()
                 if chunks:
-                    await self._call(self._ingest.write, offset, chunks)
+                    await self._put(offset, chunks)
                     self._waiting_bytes -= sum(map(len, chunks))
                     give_back(chunks)
             self._stretches = [stretch for stretch in self._stretches if not stretch.written]
             await self._absorb()
             self.changed()
         await self._absorb()
+
+    async def _put(self, offset: int, chunks: list[bytes | memoryview]) -> None:
+        try:
+            async with asyncio.timeout(SLOW_SECONDS):
+                await self._call(self._ingest.write, offset, chunks)
+        except TimeoutError:
+            size = sum(map(len, chunks))
+            raise DiskTrouble(f"the disk is slow: it takes more than {SLOW_SECONDS} s for {size} bytes") from None
 
     async def _absorb(self) -> None:
         while await self._call(self._ingest.absorb):
@@ -356,20 +368,8 @@ class Fill:
     # The followers' side.
 
     def joined(self, source: Source) -> None:
-        """Somebody else may read along: where the one who began it is refused midway, ask upstream on his behalf."""
+        """See `Followed.joined`."""
         self._others.append(source)
-
-    @property
-    def readable(self) -> int:
-        """How many bytes may be given to clients by now."""
-        if self.state is State.VERIFIED or self.size is None:
-            return self._ingest.offset
-        return min(self._ingest.offset, self.size - 1)
-
-    @property
-    def followers(self) -> int:
-        """How many bodies follow it."""
-        return len(self._bodies)
 
     @property
     def seconds(self) -> float:
@@ -378,86 +378,27 @@ class Fill:
 
     @property
     def received(self) -> int:
-        """How many bytes are on disk, without a gap, by now."""
+        """See `Followed.received`."""
         return self._ingest.offset
 
-    async def change(self) -> None:
-        """Wait for more bytes, or for the end."""
-        await self._changed.wait()
 
-    def changed(self) -> None:
-        """Tell all who wait."""
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+def first_request(kept: int, size: int | None, connections: int) -> tuple[int, int | None]:
+    """Which bytes to ask for first: from where, behind what an earlier attempt left, up to where (None: to the end).
 
-    def whole(self) -> BlobReader | None:
-        """A reader of the whole blob, as soon as it is known to be the blob."""
-        return self._reader.again(self.received) if self.state is State.VERIFIED else None
-
-    def body(self, span: Span | None) -> "GrowingBody":
-        """A body that follows this fill; ``span`` is None for all of the blob."""
-        if span is None and self.size is not None:
-            span = Span(0, self.size)
-        body = GrowingBody(self, self._reader.again(self.received), span)
-        self._bodies.add(body)
-        return body
-
-    def left(self, body: "GrowingBody") -> None:
-        """A follower needs no more of it."""
-        self._bodies.discard(body)
+    Args:
+        kept: how many bytes that left.
+        size: the blob's length in bytes, where a manifest told it.
+        connections: over how many connections it may be fetched.
+    """
+    start = kept
+    if size is not None and start >= size:
+        # All of it, or more: one byte is asked for at least, since only upstream can say whether it may be read.
+        start = max(size - 1, 0)
+    large = size is not None and size - start >= LARGE and connections > 1
+    return start, start + SEGMENT if large else None
 
 
-class GrowingBody(Body):
-    """A span of a blob that is being filled."""
-
-    def __init__(self, fill: Fill, reader: BlobReader, span: Span | None) -> None:
-        self._fill = fill
-        self._reader = reader
-        self._position = span.start if span else 0
-        self._stop = span.stop if span else None
-
-    @property
-    def ended(self) -> bool:
-        """See `Body.ended`."""
-        if self._stop is not None:
-            return self._position >= self._stop
-        return self._fill.state is State.VERIFIED and self._position >= self._fill.received
-
-    def read(self) -> bytes:
-        """See `Body.read`."""
-        if not (there := self._there()):
-            return b""
-        piece = self._reader.read(self._position, min(PIECE, there))
-        self._position += len(piece)
-        return piece
-
-    def read_into(self, buffer: memoryview) -> int:
-        """See `Body.read_into`."""
-        if not (there := self._there()):
-            return 0
-        count = self._reader.read_into(self._position, buffer[:there])
-        self._position += count
-        return count
-
-    def _there(self) -> int:
-        """How many bytes can be had now."""
-        stop = self._fill.readable if self._stop is None else min(self._stop, self._fill.readable)
-        return max(0, stop - self._position)
-
-    async def wait(self) -> None:
-        """See `Body.wait`."""
-        while not self.ended and self._position >= self._fill.readable:
-            if self._fill.state is State.BROKEN:
-                raise BodyBroken(self._fill.reason)
-            await self._fill.change()
-
-    def close(self) -> None:
-        """See `Body.close`."""
-        self._reader.close()
-        self._fill.left(self)
-
-
-def _pause(failures: int) -> float:
+def pause(failures: int) -> float:
     """Seconds before the next attempt: twice as long each time, and never quite the same for two."""
     longest = min(_FIRST_PAUSE_SECONDS * (1 << failures - 1), _LONGEST_PAUSE_SECONDS)
     return longest * random.uniform(0.5, 1)  # noqa: S311 - it spreads load, and hides nothing
@@ -469,6 +410,15 @@ def let_go(ingest: Ingest) -> None:
         ingest.keep()
     except OSError as e:
         logger.warning("blob %s: what there is cannot be kept: %s", ingest.digest.short, e.strerror)
+        ingest.abort()
+
+
+def withdraw(ingest: Ingest) -> None:
+    """Drop an ingest whose bytes are not the blob's."""
+    try:
+        ingest.withdraw()
+    except OSError as e:
+        logger.warning("blob %s: what there is cannot be dropped: %s", ingest.digest.short, e.strerror)
         ingest.abort()
 
 

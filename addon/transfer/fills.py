@@ -3,7 +3,8 @@
 Two clients with the same credential that miss the same blob share one request from its first byte on. Clients with
 different credentials, or in different repositories, each ask upstream for themselves, since neither a refusal nor a
 permission of one says anything about the other; those to whom upstream gives it as well let theirs go and follow the
-first.
+first. That holds for several processes with the same store as well: a blob's ingest is claimed when upstream has begun
+to give it, and whoever comes second follows (`addon.transfer.remote`).
 
 Only so many fills run at once. Those that wait get their turn by repository, so that an image of a hundred layers does
 not hold up one of three.
@@ -24,15 +25,20 @@ from mitmproxy.utils import human
 
 from addon.registry.digest import Digest
 from addon.store.disk import Store
-from addon.transfer.fill import Fill, State, let_go
+from addon.store.errors import NoRoom, StoreError
+from addon.transfer.fill import Fill, first_request, let_go
+from addon.transfer.followed import Followed, State
+from addon.transfer.remote import RemoteFill
 from addon.transfer.source import Source
 from addon.transfer.stretch import Nobody, Stretch, check_coding
-from addon.transfer.upstream import Exchange, Receiver, UpstreamError
+from addon.transfer.trouble import Trouble, told
+from addon.transfer.upstream import Choose, Exchange, Receiver, UpstreamError
 
 logger = logging.getLogger(__name__)
 
 _WRITERS = 8
 _PROGRESS_SECONDS = 1.0
+_PROBE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ class NotStorable(Exception):
 
 
 class Overtaken(Exception):
-    """Another request has begun to fill it. Whether this one may read along is still to be asked."""
+    """Another request, or another process, has begun to fill it. Whether this one may read along is to be asked."""
 
 
 class FairLimit:
@@ -126,18 +132,53 @@ class Fills:
         self._limit = FairLimit(most)
         self._connections = connections
         self._executor = ThreadPoolExecutor(_WRITERS, thread_name_prefix="pulltap-writer")
+        self.trouble = Trouble(self._probe)
         self._active: dict[tuple[str, Digest], Fill] = {}
+        self._remote: dict[tuple[str, Digest], RemoteFill] = {}
         self._starting: dict[Wanted, asyncio.Task[Fill | Refused]] = {}
         self._running: dict[asyncio.Task[None], Fill] = {}
+        self._looking: set[asyncio.Task[None]] = set()
         self._progress: asyncio.Task[None] | None = None
 
     def active(self, registry: str, digest: Digest) -> Fill | None:
-        """The fill of this blob that is under way, if one is."""
+        """The fill of this blob that is under way in this process, if one is."""
         return self._active.get((registry, digest))
+
+    def elsewhere(self, registry: str, digest: Digest) -> Followed | None:
+        """The fill of this blob that is under way in another process, if one is.
+
+        Raises:
+            OSError: the store cannot be read, or too many files are open.
+        """
+        key = (registry, digest)
+        remote = self._remote.get(key)
+        if remote is not None and remote.state is State.RUNNING:
+            return remote
+        following = self._store.following(digest, registry)
+        if following is None:
+            return None
+        remote = self._remote[key] = RemoteFill(digest, following, self._store)
+        task = asyncio.create_task(self._follow(registry, remote), name=f"follow {digest.short}")
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
+
+        def over(_task: asyncio.Task[None]) -> None:
+            if self._remote.get(key) is remote:
+                del self._remote[key]
+
+        task.add_done_callback(over)
+        return remote
+
+    async def _follow(self, registry: str, remote: RemoteFill) -> None:
+        await remote.run()
+        if remote.state is State.VERIFIED:
+            for repository in list(remote.repositories):
+                with contextlib.suppress(StoreError):
+                    await asyncio.to_thread(self._store.provenance.record, registry, repository, remote.digest)
 
     def repositories(self, registry: str, digest: Digest) -> Collection[str]:
         """Where upstream gave this blob, or confirmed it, since its fill began."""
-        fill = self._active.get((registry, digest))
+        fill = self._active.get((registry, digest)) or self._remote.get((registry, digest))
         return fill.repositories if fill else ()
 
     async def start(self, wanted: Wanted, source: Source, size: int | None) -> Joined | Refused:
@@ -173,10 +214,9 @@ class Fills:
         await self._limit.acquire(wanted.repository)
         held = True
         try:
+            if self.trouble.reason:
+                raise NotStorable(self.trouble.reason)
             outcome = await self._ask(wanted, source, size)
-        except OSError as e:
-            raise NotStorable(f"blob {wanted.digest.short} cannot be stored: {e.strerror or e}") from e
-        else:
             if isinstance(outcome, tuple):
                 fill, stretch, exchange = outcome
                 self._run(wanted, fill, stretch, exchange)
@@ -196,62 +236,52 @@ class Fills:
                 # It began while this one waited for its turn. It was given to somebody else.
                 raise Overtaken
             await self._over(active)
-        ingest = self._store.ingest(wanted.digest, wanted.registry)
-        try:
-            fill = Fill(ingest, source, self._executor, self._connections)
-        except OSError:
-            let_go(ingest)
-            raise
-        stretch: Stretch | None = None
-        unfit = ""
-
-        def choose(response: http.Response) -> Receiver | None:
-            nonlocal stretch, unfit
-            if response.status_code not in (200, 206):
-                return None
-            try:
-                self._check_alone(key, wanted.repository)
-                check_coding(response)
-                stretch = fill.begin(response, start, size)
-            except (UpstreamError, OSError) as e:
-                unfit = str(e)
-                return Nobody()
-            self._active[key] = fill
-            fill.repositories.add(wanted.repository)
-            return stretch
-
-        try:
-            start, stop = fill.first_request(size)
-            response, exchange = await source.get(start, stop, choose)
-            if response.status_code == 416 and start:
-                # What an earlier attempt left is longer than the blob.
-                ingest.go_on_from(0)
-                start, stop = fill.first_request(size)
-                response, exchange = await source.get(start, stop, choose)
-        except BaseException:
-            if self._active.get(key) is fill:
-                del self._active[key]
-            fill.drop()
-            raise
-        if stretch is not None:
-            return fill, stretch, exchange
-        fill.drop()
+        claim = _Claim(self, wanted, source)
+        start, stop = first_request(self._store.kept(wanted.digest, wanted.registry), size, self._connections)
+        response, exchange = await source.get(start, stop, claim.choosing(start, size))
+        if response.status_code == 416 and start:
+            # What an earlier attempt left is longer than the blob.
+            await exchange.abort()
+            start, stop = first_request(0, size, self._connections)
+            response, exchange = await source.get(start, stop, claim.choosing(start, size))
+        if claim.fill is not None and claim.stretch is not None:
+            return claim.fill, claim.stretch, exchange
         await exchange.abort()
-        if unfit:
-            if active := self._active.get(key):
-                return active
-            raise NotStorable(f"blob {wanted.digest.short}: {unfit}")
+        if active := self._active.get(key):
+            return active
+        if claim.overtaken:
+            raise Overtaken
+        if claim.unfit:
+            raise NotStorable(claim.unfit)
         return Refused(response)
 
     async def _over(self, fill: Fill) -> None:
         """Wait until a fill that broke has put everything away."""
         await asyncio.wait([task for task, running in self._running.items() if running is fill])
 
-    def _check_alone(self, key: tuple[str, Digest], repository: str) -> None:
-        if active := self._active.get(key):
+    def claim(self, wanted: Wanted, source: Source) -> Fill:
+        """Begin to store a blob that upstream has begun to give.
+
+        Raises:
+            BlockingIOError: another process has begun.
+            UpstreamError: another request has begun.
+            StoreError, OSError: it cannot be stored.
+        """
+        if active := self._active.get((wanted.registry, wanted.digest)):
             # Upstream gives it here as well.
-            active.repositories.add(repository)
+            active.repositories.add(wanted.repository)
             raise UpstreamError("it is being filled by another request")
+        ingest = self._store.ingest(wanted.digest, wanted.registry)
+        try:
+            return Fill(ingest, source, self._executor, self._connections, self.trouble.note)
+        except OSError:
+            let_go(ingest)
+            raise
+
+    def begun(self, wanted: Wanted, fill: Fill) -> None:
+        """From now on, others find this fill."""
+        self._active[wanted.registry, wanted.digest] = fill
+        fill.repositories.add(wanted.repository)
 
     def _run(self, wanted: Wanted, fill: Fill, stretch: Stretch, exchange: Exchange) -> None:
         key = (wanted.registry, wanted.digest)
@@ -282,9 +312,16 @@ class Fills:
                 if flows:
                     ctx.master.addons.trigger(UpdateHook(flows))
 
+    def _probe(self) -> None:
+        """Store something, to see whether that works."""
+        self._store.room.reserve(_PROBE_BYTES)
+        self._store.check_writable(_PROBE_BYTES, sync=True)
+
     async def close(self) -> None:
         """Break what is under way, and wait until its files are settled."""
         running: list[asyncio.Task[None] | asyncio.Task[Fill | Refused]] = [*self._starting.values(), *self._running]
+        running += self._looking
+        await self.trouble.close()
         if self._progress is not None:
             running.append(self._progress)
         for task in running:
@@ -292,6 +329,52 @@ class Fills:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*running, return_exceptions=True)
         self._executor.shutdown()
+
+
+class _Claim:
+    """The attempt to store what upstream is about to give, as a `Choose` for its answer."""
+
+    def __init__(self, fills: Fills, wanted: Wanted, source: Source) -> None:
+        self._fills = fills
+        self._wanted = wanted
+        self._source = source
+        self.fill: Fill | None = None
+        self.stretch: Stretch | None = None
+        self.overtaken = False
+        """Whether another process has begun."""
+        self.unfit = ""
+        """Why the answer cannot be stored."""
+
+    def choosing(self, start: int, size: int | None) -> Choose:
+        """The choice for an answer to a request for the bytes from ``start``."""
+
+        def choose(response: http.Response) -> Receiver | None:
+            if response.status_code not in (200, 206):
+                return None
+            try:
+                check_coding(response)
+                self._take(response, start, size)
+            except BlockingIOError:
+                self.overtaken = True
+            except UpstreamError as e:
+                self.unfit = str(e)
+            except (StoreError, OSError) as e:
+                self.unfit = told(e)
+                if not isinstance(e, NoRoom):
+                    self._fills.trouble.note(e)
+            return self.stretch or Nobody()
+
+        return choose
+
+    def _take(self, response: http.Response, start: int, size: int | None) -> None:
+        fill = self._fills.claim(self._wanted, self._source)
+        try:
+            self.stretch = fill.begin(response, start, size)
+        except BaseException:
+            fill.drop()
+            raise
+        self.fill = fill
+        self._fills.begun(self._wanted, fill)
 
 
 def progress(fill: Fill) -> str:

@@ -18,7 +18,8 @@ from addon.store.disk import Store
 from addon.transfer import fill as module
 from addon.transfer import stretch as stretches
 from addon.transfer.body import BodyBroken
-from addon.transfer.fill import BATCH, BOUND, Fill, GrowingBody, State
+from addon.transfer.fill import BATCH, BOUND, Fill
+from addon.transfer.followed import GrowingBody, State
 from addon.transfer.stretch import Stretch
 from addon.transfer.upstream import UpstreamError
 

@@ -17,7 +17,8 @@ from addon.store.disk import Store
 from addon.store.ingest import Ingest
 from addon.transfer import fill as fill_module
 from addon.transfer import fills as module
-from addon.transfer.fill import Fill, GrowingBody, State
+from addon.transfer.fill import Fill
+from addon.transfer.followed import GrowingBody, State
 from addon.transfer.fills import FairLimit, Fills, Joined, NotStorable, Overtaken, Refused, Wanted, progress
 from addon.transfer.upstream import UpstreamError
 

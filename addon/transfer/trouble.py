@@ -1,0 +1,72 @@
+"""Whether the store takes anything in just now.
+
+A disk that is full, read-only, failing or stuck, and a process with too many open files, are no client's fault: blobs
+then pass through without being stored. That is told once, not for each blob; and now and then it is tried whether it is
+over, so that storing goes on by itself.
+"""
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable
+
+from addon.store.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+PROBE_SECONDS = 5.0
+"""How long it takes until it is tried again."""
+_WORDS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EMFILE: "too many files are open",
+    errno.ENFILE: "too many files are open on this machine",
+    errno.EIO: "the disk is failing",
+}
+
+
+def told(error: Exception) -> str:
+    """An error of the store in a few words."""
+    if isinstance(error, OSError):
+        return _WORDS.get(error.errno or 0) or error.strerror or str(error)
+    return str(error)
+
+
+class Trouble:
+    """The store's trouble, if it has any."""
+
+    def __init__(self, probe: Callable[[], None]) -> None:
+        """Begin without any.
+
+        Args:
+            probe: tries to store something, and raises OSError or StoreError where that fails; called in a thread.
+        """
+        self.reason = ""
+        """Why nothing is stored; empty where all is well."""
+        self._probe = probe
+        self._task: asyncio.Task[None] | None = None
+
+    def note(self, error: Exception) -> None:
+        """Storing a blob has just failed."""
+        if not self.reason:
+            logger.warning("nothing is stored, and blobs pass through, until this is over: %s", told(error))
+            self._task = asyncio.create_task(self._until_over(), name="wait until the store is well")
+        self.reason = told(error)
+
+    async def _until_over(self) -> None:
+        while self.reason:
+            await asyncio.sleep(PROBE_SECONDS)
+            try:
+                await asyncio.to_thread(self._probe)
+            except (OSError, StoreError) as e:
+                self.reason = told(e)
+            else:
+                self.reason = ""
+        logger.warning("blobs are stored again")
+
+    async def close(self) -> None:
+        """Try no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
