@@ -1,13 +1,10 @@
 """What mitmproxy loads (``-s addon/main.py``): declares the options, and puts the parts together."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mitmproxy import ctx, exceptions
 from mitmproxy.addonmanager import Loader
-from mitmproxy.utils import human
 
 from addon import settings
 from addon.parts import Parts
@@ -22,63 +19,10 @@ from addon.transfer.gate import Gate
 from addon.transfer.heads import bound_heads, unbound_heads
 from addon.transfer.stream import StreamLayers
 from addon.ui.banner import announce
+from addon.ui.options import OPTIONS, parse_options
 from addon.ui.pages import Pages
 
 logger = logging.getLogger(__name__)
-
-OPTIONS: dict[str, tuple[Any, Any, str]] = {
-    "registry_hosts": (
-        Sequence[str],
-        list(settings.DEFAULT_HOSTS),
-        "Registries whose traffic is decrypted and whose blobs are kept: host, or host:port.",
-    ),
-    "registry_store": (
-        str,
-        "",
-        "Folder of the store, an OCI image layout. Default: $XDG_CACHE_HOME/pulltap, else ~/.cache/pulltap.",
-    ),
-    "registry_store_max_size": (
-        str,
-        "50g",
-        "How large the store may become: bytes, with k, m, g or t behind them. Not enforced yet.",
-    ),
-    "registry_access": (
-        str,
-        "check",
-        "Who is given a stored blob: check (those who may pull it from upstream) or trust (everybody).",
-    ),
-    "registry_access_grace": (
-        int,
-        3600,
-        "For how many seconds an expired permission to pull stands where the registry cannot be asked; 0: not at all.",
-    ),
-    "registry_max_fills": (
-        int,
-        16,
-        "How many blobs are fetched at once, at most; others wait, by turns of repositories.",
-    ),
-    "registry_fill_connections": (
-        int,
-        4,
-        "Over how many connections a blob of 32 MiB or more is fetched, where upstream answers ranges.",
-    ),
-    "registry_docker_config": (
-        str,
-        "",
-        "Docker config.json with the credentials that Pulltap uses for requests that bring none. Default: none.",
-    ),
-    "registry_clients": (
-        Sequence[str],
-        [],
-        "Networks (10.0.0.0/8) and addresses of clients that are let in; all others but this machine get nothing.",
-    ),
-    "registry_redact": (
-        bool,
-        True,
-        "Take tokens, passwords, cookies and signatures out of flows once they are over, and out of what is saved.",
-    ),
-}
-"""Our options: type, default, help."""
 
 
 class Pulltap:
@@ -92,6 +36,7 @@ class Pulltap:
         self._dispatch: Dispatch | None = None
         self._file = ConfigFile(Path(), {}, {})
         self._usable = True
+        self._running = False
 
     def load(self, loader: Loader) -> None:
         """Declare the options, and find what is misspelt or mistyped in the config file."""
@@ -130,6 +75,8 @@ class Pulltap:
             self._refuse(f"{self._file.place(keys)}{e}")
             return
         # Fills under way end in the old parts, which their flows hold; nothing new starts there.
+        if self._running:
+            parts.upkeep.start()
         self._parts = parts
         self.addons = [
             Gate(parts.settings),
@@ -147,23 +94,8 @@ class Pulltap:
         self._dispatch.forget()
 
     def _settings(self) -> settings.Settings:
-        options = ctx.options
-        try:
-            size = human.parse_size(options.registry_store_max_size)
-        except ValueError:
-            size = None
-        return settings.parse(
-            hosts=options.registry_hosts,
-            store=options.registry_store,
-            max_size=size,
-            access=options.registry_access,
-            docker_config=options.registry_docker_config,
-            max_fills=options.registry_max_fills,
-            fill_connections=options.registry_fill_connections,
-            access_grace=options.registry_access_grace,
-            clients=options.registry_clients,
-            registries=settings.parse_registries(self._file.values.get(settings.REGISTRIES)),
-        )
+        values = {name: getattr(ctx.options, name) for name in OPTIONS}
+        return parse_options(values, self._file.values.get(settings.REGISTRIES))
 
     def running(self) -> None:
         """Refuse what nobody knows, now that all addons have declared their options; then say where things are."""
@@ -174,6 +106,8 @@ class Pulltap:
             elif key not in known:
                 self._refuse(f"{self._file.place((key,))}{settings.unknown([key], known)}")
         if self._parts is not None and self._usable:
+            self._running = True
+            self._parts.upkeep.start()
             announce(self._parts.settings)
 
     def _refuse(self, message: str) -> None:

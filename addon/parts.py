@@ -1,5 +1,7 @@
 """The parts that a running proxy is made of, as the hooks share them."""
 
+import asyncio
+import logging
 import time
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
@@ -10,14 +12,20 @@ from mitmproxy import http
 from addon.auth.access import Verdicts
 from addon.auth.grants import Grant, Grants
 from addon.auth.tokens import Tokens
+from addon.registry import manifest
 from addon.registry.digest import Digest
+from addon.registry.manifest import Descriptor
 from addon.settings import Settings
 from addon.store.disk import Store
+from addon.store.errors import StoreError
 from addon.store.room import Limits
 from addon.transfer.fills import Fills
 from addon.transfer.target import Target
 from addon.transfer.token_service import TokenService
+from addon.transfer.upkeep import Upkeep
 from addon.transfer.upstream import Upstream
+
+logger = logging.getLogger(__name__)
 
 _DESCRIPTORS = 50_000
 _REFUSED_SECONDS = 10 * 60
@@ -34,7 +42,8 @@ class Parts:
             StoreError: the store cannot be used.
         """
         self.settings = settings
-        self.store = Store(settings.store, Limits(settings.max_size))
+        self.store = Store(settings.store, Limits(settings.max_size, settings.min_free))
+        self.upkeep = Upkeep(self.store)
         self.upstream = Upstream()
         self.grants = Grants(Tokens(TokenService(self.upstream).fetch, clock), clock)
         self.verdicts = Verdicts(clock, settings.access_grace)
@@ -45,6 +54,7 @@ class Parts:
         """The registry requests that go upstream as flows of their clients, and what they carry."""
         self.unstored: WeakKeyDictionary[http.HTTPFlow, str] = WeakKeyDictionary()
         """Blob requests that go upstream because the store is in trouble, and which."""
+        self._learning: set[asyncio.Task[None]] = set()
         self._refused: TTLCache[tuple[str, str], bool] = TTLCache(_MOST_REFUSED, _REFUSED_SECONDS, timer=clock)
 
     def send_on(self, flow: http.HTTPFlow, target: Target, grant: Grant) -> None:
@@ -62,7 +72,61 @@ class Parts:
         """Whether this client was refused at this registry with a token of ours, within the last ten minutes."""
         return (flow.client_conn.peername[0], target.identity) in self._refused
 
+    def learn(self, target: Target, method: str, response: http.Response) -> None:
+        """Take note of a manifest that a registry has just given, or, to a HEAD, described."""
+        try:
+            content = (response.content or b"") if method == "GET" else b""
+            descriptor = described(response, content)
+            named = manifest.parse(content) if content else None
+        except ValueError:
+            return
+        repository = target.route.repository
+        if named is not None:
+            self.sizes.update(((target.identity, repository, blob.digest), blob.size) for blob in named.blobs)
+        if descriptor is None or not target.route.is_manifest_of(descriptor.digest):
+            return
+        task = asyncio.create_task(self._note(target, descriptor, content), name=f"note {descriptor.digest.short}")
+        self._learning.add(task)
+        task.add_done_callback(self._learning.discard)
+
+    async def _note(self, target: Target, descriptor: Descriptor, content: bytes) -> None:
+        """Write down what passed; the client has it already."""
+
+        def note() -> None:
+            if content and not self.fills.trouble.reason:
+                self.store.put(descriptor.digest, content, target.identity)
+            self.store.images.saw(target.identity, target.route.repository, target.route.reference, descriptor)
+            self.upkeep.changed()
+
+        try:
+            await asyncio.to_thread(note)
+        except (StoreError, OSError) as e:
+            logger.info("manifest %s is not written down: %s", descriptor.digest.short, e)
+
     async def close(self) -> None:
         """Break the fills, and close the store."""
+        await self.upkeep.stop()
         await self.fills.close()
+        if self._learning:
+            await asyncio.wait(self._learning)
         self.store.close()
+
+
+def described(response: http.Response, content: bytes) -> Descriptor | None:
+    """What an answer to a request for a manifest says of it; None where it does not say, or contradicts itself.
+
+    Args:
+        response: the answer.
+        content: the manifest's bytes; empty for a HEAD.
+
+    Raises:
+        ValueError: the digest that it tells is none.
+    """
+    told = response.headers.get("docker-content-digest", "")
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip()
+    if not content:
+        length = response.headers.get("content-length", "")
+        digest = Digest.parse(told) if told else None
+        return Descriptor(digest, int(length), media_type) if digest and length.isascii() and length.isdigit() else None
+    digest = Digest.parse(told) if told else Digest.of(content)
+    return Descriptor(digest, len(content), media_type) if digest == Digest.of(content, digest.algorithm) else None

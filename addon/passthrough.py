@@ -5,7 +5,6 @@ streamed. Manifests that pass are read for what they prove: that this credential
 the blobs are that they name.
 """
 
-import json
 import logging
 
 from mitmproxy import http, tls
@@ -15,7 +14,6 @@ from addon.auth.grants import READ, Grant
 from addon.auth.tokens import TokenUnavailable
 from addon.parts import Parts
 from addon.registry import cache_status
-from addon.registry.digest import Digest
 from addon.registry.routes import Kind
 from addon.settings import Ping
 from addon.transfer import answers, kept
@@ -193,20 +191,4 @@ class Passthrough:
             self._parts.verdicts.forget(target.identity, route.repository, grant.credential)
         elif response.status_code == 200:
             self._parts.verdicts.record(target.identity, route.repository, grant.credential)
-            if flow.request.method == "GET" and response.raw_content:
-                found = descriptors(response.raw_content).items()
-                self._parts.sizes.update(((target.identity, route.repository, digest), size) for digest, size in found)
-
-
-def descriptors(manifest: bytes) -> dict[Digest, int]:
-    """The blobs that a manifest names, with their lengths in bytes; empty for what is no manifest.
-
-    Source: OCI Image Specification, manifest.md; Docker's image manifest version 2, schema 2 has the same fields.
-    """
-    try:
-        content = json.loads(manifest)
-        named = [content.get("config"), *(content.get("layers") or [])]
-        sizes = {Digest.parse(entry["digest"]): entry["size"] for entry in named if entry}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
-    return {digest: size for digest, size in sizes.items() if type(size) is int and size >= 0}
+            self._parts.learn(target, flow.request.method, response)

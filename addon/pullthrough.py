@@ -26,9 +26,11 @@ from addon.registry.routes import Kind
 from addon.settings import Access, Auth
 from addon.store.blob import BlobReader
 from addon.store.errors import StoreError
+from addon.store.tally import Count
 from addon.transfer import answers
 from addon.transfer.blob_answer import asked_ranges, blob_answer
 from addon.transfer.body import Body, BodyBroken, StoredBody
+from addon.transfer.doubts import Doubts
 from addon.transfer.fill import Fill
 from addon.transfer.fills import NotStorable, Overtaken, Refused, Wanted
 from addon.transfer.followed import Followed, GrowingBody, State
@@ -95,6 +97,7 @@ class Pullthrough:
         self._parts = parts
         self._questions = Shared(self._ask)
         self._verifying = Shared(self._verify)
+        self._doubts = Doubts()
 
     async def request(self, flow: http.HTTPFlow) -> None:
         """Answer a blob request (mitmproxy's hook for a request that is there in full)."""
@@ -123,11 +126,17 @@ class Pullthrough:
             found = await self._find(flow, target, digest, wanted) if digest.verifiable else None
             if isinstance(found, _Found):
                 go_on = self._going_on(flow, target, found)
-                return blob_answer(found.source, digest, flow.request, wanted, found.status, go_on=go_on)
+                whole = flow.request.method == "GET" and not wanted
+
+                def over(body: StoredBody) -> None:
+                    self._was_given(flow, digest, body, whole=whole)
+
+                return blob_answer(found.source, digest, flow.request, wanted, found.status, go_on=go_on, over=over)
             if isinstance(found, Refused):
                 return found.response.copy()
         except (NotStorable, StoreError, OSError) as e:
             self._parts.unstored[flow] = told(e)
+            self._parts.store.tally.add(Count.BYPASSED)
             # Trouble of the store's own was told when it began.
             level = logging.INFO if self._parts.fills.trouble.reason else logging.WARNING
             logger.log(level, "blob %s passes through: %s", digest.short, told(e))
@@ -148,8 +157,10 @@ class Pullthrough:
                     # Upstream says itself, to the client's own request, why not.
                     return None
                 if isinstance(held, BlobReader):
-                    if held.verified:
+                    doubtful = flow.request.method == "GET" and not wanted and self._doubts.about(_client(flow), digest)
+                    if held.verified and not doubtful:
                         self._parts.store.inventory.used(digest)
+                        self._parts.store.tally.add(Count.HITS)
                         return _Found(held, cache_status.HIT)
                     held.close()
                     await self._verifying.answer(digest)
@@ -158,6 +169,7 @@ class Pullthrough:
                 if flow.request.method == "GET" and held.state is not State.BROKEN:
                     source = await self._joining(flow, target)
                     held.joined(source)
+                    self._parts.store.tally.add(Count.COLLAPSED)
                     return _Found(held, cache_status.COLLAPSED, source)
             if not _starts_a_fill(flow.request, wanted):
                 return None
@@ -173,19 +185,37 @@ class Pullthrough:
         parts = self._parts
         if fill := parts.fills.active(target.identity, digest):
             return fill.whole() or fill
-        trusted = parts.settings.access is Access.TRUST
-        if trusted or parts.store.provenance.delivered_by(target.identity, digest):
-            try:
-                if reader := parts.store.open(digest):
+        try:
+            if reader := parts.store.open(digest):
+                if self._is_for(target, digest):
                     return reader
-            except OSError as e:
-                if e.errno in (errno.EMFILE, errno.ENFILE):
-                    raise
-                logger.warning("blob %s cannot be read, and is fetched again: %s", digest.short, e.strerror)
+                reader.close()
+        except OSError as e:
+            if e.errno in (errno.EMFILE, errno.ENFILE):
+                raise
+            logger.warning("blob %s cannot be read, and is fetched again: %s", digest.short, e.strerror)
         return parts.fills.elsewhere(target.identity, digest)
 
+    def _is_for(self, target: Target, digest: Digest) -> bool:
+        """Whether a stored blob may be this registry's: it delivered it, or an operator put it there."""
+        provenance = self._parts.store.provenance
+        trusted = self._parts.settings.access is Access.TRUST
+        return trusted or provenance.delivered_by(target.identity, digest) or provenance.unclaimed(digest)
+
     async def _verify(self, digest: Digest) -> bool:
-        return await asyncio.to_thread(self._parts.store.verify, digest)
+        good = await asyncio.to_thread(self._parts.store.verify, digest)
+        self._doubts.settle(digest)
+        if not good:
+            self._parts.upkeep.changed()
+        return good
+
+    def _was_given(self, flow: http.HTTPFlow, digest: Digest, body: StoredBody, *, whole: bool) -> None:
+        """Take note of what a client got out of the store."""
+        self._parts.store.tally.add(Count.HIT_BYTES, body.position - body.span.start)
+        if body.failed:
+            self._doubts.failed(digest)
+        elif whole and body.ended:
+            self._doubts.given(_client(flow), digest)
 
     def _going_on(self, flow: http.HTTPFlow, target: Target, found: _Found) -> GoOn:
         async def go_on(body: GrowingBody) -> Body:
@@ -278,6 +308,7 @@ class Pullthrough:
             parts.note_refusal(flow, target, source.grant, outcome.response)
             return outcome
         parts.verdicts.record(target.identity, repository, source.grant.credential)
+        parts.store.tally.add(Count.MISSES if outcome.started else Count.COLLAPSED)
         status = cache_status.STORED if outcome.started else cache_status.COLLAPSED
         return _Found(outcome.fill, status, source)
 
@@ -320,6 +351,11 @@ def _starts_a_fill(request: http.Request, wanted: list[ByteRange]) -> bool:
     if request.method != "GET" or "if-none-match" in request.headers:
         return False
     return not wanted or (len(wanted) == 1 and wanted[0].open_ended)
+
+
+def _client(flow: http.HTTPFlow) -> str:
+    """The address of the client."""
+    return str(flow.client_conn.peername[0])
 
 
 def _named(target: Target) -> tuple[str, str]:

@@ -99,7 +99,9 @@ class Settings:
     registries: Mapping[str, Registry]
     store: Path
     max_size: int
-    """Bytes."""
+    """Bytes that the store may hold."""
+    min_free: int
+    """Bytes of the store's disk that stay free."""
     access: Access
     docker_config: Path | None
     max_fills: int
@@ -146,6 +148,7 @@ def parse(
     hosts: Sequence[str],
     store: str,
     max_size: int | None,
+    min_free: int | None,
     access: str,
     docker_config: str,
     max_fills: int,
@@ -161,6 +164,8 @@ def parse(
     """
     if max_size is None or max_size <= 0:
         raise ConfigError("registry_store_max_size is to be a size such as 50g", "registry_store_max_size")
+    if min_free is None or min_free < 0:
+        raise ConfigError("registry_store_min_free is to be a size such as 1g, or 0", "registry_store_min_free")
     config = _docker_config(docker_config, "registry_docker_config") if docker_config else None
     known = {_host(host, "registry_hosts"): None for host in hosts}
     named = {host: registries.get(host) or _KNOWN.get(host) or Registry(host) for host in (*known, *registries)}
@@ -171,6 +176,7 @@ def parse(
         },
         store=_path(store, "registry_store") if store else default_store(),
         max_size=max_size,
+        min_free=min_free,
         access=_choice(Access, access, "registry_access"),
         docker_config=config,
         max_fills=_count(max_fills, "registry_max_fills"),

@@ -54,6 +54,17 @@ class Digest:
             raise ValueError(f"not a {algorithm} digest: {text[:80]!r}")
         return cls(algorithm, encoded)
 
+    @classmethod
+    def of(cls, content: bytes, algorithm: str = "sha256") -> "Digest":
+        """The digest of these bytes.
+
+        Raises:
+            ValueError: the algorithm is none of `ALGORITHMS`.
+        """
+        if algorithm not in _REGISTERED:
+            raise ValueError(f"digests of {algorithm} cannot be made here")
+        return cls(algorithm, hashlib.new(algorithm, content).hexdigest())
+
     @property
     def verifiable(self) -> bool:
         """Whether a blob can be checked against this digest; a blob of another algorithm is never stored."""

@@ -1,9 +1,10 @@
 r"""What a path under ``/v2/`` asks for.
 
-Source: OCI Distribution Specification 1.1, "Endpoints", and its grammar of repository names::
+Source: OCI Distribution Specification 1.1, "Endpoints", and its grammar of names::
 
     name      ::= component ("/" component)*
     component ::= [a-z0-9]+ ((\. | _ | __ | -+) [a-z0-9]+)*
+    tag       ::= [a-zA-Z0-9_] [a-zA-Z0-9._-]{0,127}
 
 `parse` only tells the kinds of request apart, since most of them pass untouched, whatever their name looks like.
 Blob requests are the exception: what Pulltap answers itself it also checks, with `Route.blob`.
@@ -18,8 +19,19 @@ from addon.registry.digest import Digest
 from addon.registry.errors import ErrorCode, SpecError
 
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*", re.ASCII)
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}", re.ASCII)
 # The specification recommends it, and the distribution registry enforces it.
 _LONGEST_NAME = 255
+
+
+def is_name(text: str) -> bool:
+    """Whether this is a repository's name."""
+    return len(text) <= _LONGEST_NAME and _NAME.fullmatch(text) is not None
+
+
+def is_tag(text: str) -> bool:
+    """Whether this may be a tag."""
+    return _TAG.fullmatch(text) is not None
 
 
 class Kind(enum.Enum):
@@ -49,12 +61,17 @@ class Route:
         Raises:
             SpecError: ``NAME_INVALID`` or ``DIGEST_INVALID``, to be answered with 400.
         """
-        if len(self.repository) > _LONGEST_NAME or not _NAME.fullmatch(self.repository):
+        if not is_name(self.repository):
             raise SpecError(400, ErrorCode.NAME_INVALID, f"invalid repository name: {self.repository[:80]!r}")
         try:
             return Digest.parse(self.reference)
         except ValueError as e:
             raise SpecError(400, ErrorCode.DIGEST_INVALID, str(e)) from None
+
+    def is_manifest_of(self, digest: Digest) -> bool:
+        """Whether this asks for a manifest that may have this digest: by a tag, or by the digest itself."""
+        well_formed = self.kind is Kind.MANIFEST and is_name(self.repository)
+        return well_formed and digest.verifiable and (is_tag(self.reference) or self.reference == str(digest))
 
 
 # Tried in this order; the repository takes as much as it can, as in the distribution registry's router. Uploads to

@@ -17,7 +17,7 @@ from addon.store.errors import StoreError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS provenance (
-    registry TEXT NOT NULL, repository TEXT NOT NULL, digest TEXT NOT NULL,
+    registry TEXT NOT NULL, repository TEXT NOT NULL, digest TEXT NOT NULL, seen REAL NOT NULL,
     PRIMARY KEY (digest, registry, repository)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS blobs (
@@ -55,7 +55,8 @@ class Catalog:
         self._open: list[sqlite3.Connection] = []
         self._closed = False
         with self._failing():
-            first = _open(path)
+            first, self.renewed = _open(path)
+            """Whether it took the place of one that was damaged, so that what that one said is lost."""
         self._adopt(first)
 
     @contextmanager
@@ -69,21 +70,30 @@ class Catalog:
             yield self._connection()
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """A transaction: all of what is changed within it is seen by others, or none.
+
+        Args:
+            durable: whether to wait until it would outlive a power cut.
 
         Raises:
             StoreError: the disk failed, or somebody else has been writing for very long.
         """
         with self._failing():
             db = self._connection()
-            db.execute("BEGIN IMMEDIATE")
+            if durable:
+                db.execute("PRAGMA synchronous = FULL")
             try:
-                yield db
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
+                db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield db
+                except BaseException:
+                    db.execute("ROLLBACK")
+                    raise
+                db.execute("COMMIT")
+            finally:
+                if durable:
+                    db.execute("PRAGMA synchronous = OFF")
 
     def close(self) -> None:
         """Close it for all threads."""
@@ -113,7 +123,7 @@ class Catalog:
         return db
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
     # One process at a time: SQLite does not wait for another one that is switching to WAL, and of two that find the
     # database damaged, the second would put the first one's new one aside.
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -124,9 +134,9 @@ def _open(path: Path) -> sqlite3.Connection:
         os.close(folder)
 
 
-def _prepared_or_renewed(path: Path) -> sqlite3.Connection:
+def _prepared_or_renewed(path: Path) -> tuple[sqlite3.Connection, bool]:
     try:
-        return _prepared(path)
+        return _prepared(path), False
     except sqlite3.DatabaseError as e:
         if isinstance(e, sqlite3.OperationalError):
             raise
@@ -134,7 +144,7 @@ def _prepared_or_renewed(path: Path) -> sqlite3.Connection:
         path.replace(path.with_suffix(".damaged"))
         for suffix in ("-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return _prepared(path)
+        return _prepared(path), True
 
 
 def _prepared(path: Path) -> sqlite3.Connection:

@@ -24,6 +24,7 @@ from addon.store.inventory import Inventory, Stamp
 from addon.store.layout import Layout
 from addon.store.provenance import Provenance
 from addon.store.room import Limits, Room, remove
+from addon.store.tally import Count, Tally
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Store:
         self.root = root
         self.layout = Layout(root)
         try:
+            lost = self.layout.ours.exists() and not self.layout.catalog.exists()
             self.layout.make()
             ingest.sweep(self.layout.ingests)
             self._catalog = Catalog(self.layout.catalog)
@@ -57,7 +59,11 @@ class Store:
         self.provenance = Provenance(self._catalog)
         self.inventory = Inventory(self._catalog)
         self.images = Images(self.layout, self._catalog)
+        self.tally = Tally(self._catalog)
         self.room = Room(self.layout, self.inventory, limits or Limits(), self.images.pinned)
+        if lost or self._catalog.renewed:
+            # Pulltap stored what is there, and nobody knows any more for which registry.
+            self.provenance.disown(digest for digest, _ in self.layout.stored())
 
     def path(self, digest: Digest) -> Path:
         """Where the blob lies, or would lie."""
@@ -146,6 +152,7 @@ class Store:
         except FileNotFoundError:
             return
         self.inventory.drop([digest])
+        self.tally.add(Count.BAD)
         logger.warning("blob %s turned bad: %s; it went to %s, and is fetched anew", digest, reason, aside)
 
     def ingest(self, digest: Digest, origin: str) -> Ingest:
@@ -168,6 +175,31 @@ class Store:
                 logger.warning("%s", e)
 
         return Ingest(self._place(digest, origin), self.path(digest), digest, room=self.room, stored=stored)
+
+    def put(self, digest: Digest, content: bytes, registry: str) -> None:
+        """Store a manifest that passed, unless it is stored.
+
+        Raises:
+            DigestMismatch: it is not the one that the digest names.
+            StoreError: there is no room for it, or the catalogue cannot be used.
+            OSError: the disk failed.
+        """
+        if self.layout.blob(digest).exists():
+            self.inventory.used(digest)
+            return
+        with contextlib.suppress(BlockingIOError):
+            # Where it is taken in by another process, it need not be here.
+            new = self.ingest(digest, registry)
+            try:
+                new.announce(len(content))
+                new.go_on_from(0)
+                new.write(0, [content])
+                new.verify(len(content))
+                # No registry gives a manifest as a blob, unless it delivers it as one.
+                self.provenance.disown([digest])
+                new.commit()
+            finally:
+                new.abort()
 
     def kept(self, digest: Digest, origin: str) -> int:
         """How many bytes of a blob an earlier attempt left for the next."""
@@ -207,6 +239,25 @@ class Store:
         found = {digest: (status.st_size, status.st_mtime) for digest, status in self.layout.stored()}
         self.inventory.reconcile(found, since)
 
+    def write_index(self) -> bool:
+        """Make ``index.json`` say which images are whole; True where it changed.
+
+        Raises:
+            StoreError: the catalogue cannot be used.
+            OSError: the disk failed.
+        """
+        stored = self.inventory.digests()
+        return self.images.write_index(lambda digest: str(digest) in stored)
+
+    def flush(self) -> None:
+        """Write down what was used and counted.
+
+        Raises:
+            StoreError: the catalogue cannot be used.
+        """
+        self.inventory.flush()
+        self.tally.flush()
+
     def check_writable(self, size: int = 1, *, sync: bool = False) -> None:
         """Write and remove a file of so many bytes where ingests are written; wait for the disk where ``sync`` says so.
 
@@ -226,6 +277,7 @@ class Store:
 
     def close(self) -> None:
         """Close what is open."""
-        with contextlib.suppress(StoreError):
-            self.inventory.flush()
+        with contextlib.suppress(StoreError, OSError):
+            self.flush()
+            self.write_index()
         self._catalog.close()

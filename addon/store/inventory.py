@@ -101,7 +101,7 @@ class Inventory:
             db.executemany("UPDATE blobs SET uses = uses + ?, used = max(used, ?) WHERE digest = ?", rows)
 
     def drop(self, digests: Iterable[Digest]) -> None:
-        """These are stored no longer, and where they came from is of no more use."""
+        """These are stored no longer."""
         gone = list(digests)
         with self._lock:
             for digest in gone:
@@ -110,7 +110,6 @@ class Inventory:
         keys = [(str(digest),) for digest in gone]
         with self._catalog.writing() as db:
             db.executemany("DELETE FROM blobs WHERE digest = ?", keys)
-            db.executemany("DELETE FROM provenance WHERE digest = ?", keys)
 
     def reconcile(self, found: Mapping[Digest, tuple[int, float]], since: float) -> None:
         """Take in what is stored without a row, and drop the rows of what is stored no longer.
@@ -131,6 +130,19 @@ class Inventory:
                 strange,
             )
             db.executemany("DELETE FROM blobs WHERE digest = ? AND verified < ?", gone)
+
+    def digests(self) -> set[str]:
+        """All that is stored."""
+        with self._catalog.reading() as db:
+            return {digest for (digest,) in db.execute("SELECT digest FROM blobs")}
+
+    def stalest(self) -> Entry | None:
+        """The stored blob whose bytes were not looked at for longest."""
+        with self._catalog.reading() as db:
+            row = db.execute(
+                "SELECT digest, size, stored, used, uses, priority, verified FROM blobs ORDER BY verified LIMIT 1"
+            ).fetchone()
+        return Entry(Digest.parse(row[0]), *row[1:]) if row else None
 
     def total(self) -> int:
         """Bytes of all blobs together."""

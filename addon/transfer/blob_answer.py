@@ -12,7 +12,7 @@ from addon.registry import cache_status, ranges
 from addon.registry.digest import Digest
 from addon.registry.ranges import ByteRange, Span
 from addon.store.blob import BlobReader
-from addon.transfer.body import Body, MultipartBody, StoredBody
+from addon.transfer.body import Body, MultipartBody, Over, StoredBody
 from addon.transfer.followed import Followed
 from addon.transfer.passing import Continued, GoOn
 from addon.transfer.stream import attach
@@ -50,6 +50,7 @@ def blob_answer(
     status: str,
     *,
     go_on: GoOn | None = None,
+    over: Over | None = None,
 ) -> http.Response:
     """The answer to a request for a blob that is stored, or on its way.
 
@@ -60,6 +61,7 @@ def blob_answer(
         wanted: what `asked_ranges` found.
         status: the value of ``Cache-Status``.
         go_on: finds the rest where a fill is interrupted.
+        over: is told of each body of a stored blob that is closed.
 
     Raises:
         SpecError: 416, no byte is in the ranges; the source is then closed, as with the next.
@@ -76,15 +78,15 @@ def blob_answer(
             length = (b"Transfer-Encoding", b"chunked") if size is None else (b"Content-Length", b"%d" % size)
             response = _answer(200, b"OK", digest, status, [_OCTETS, length])
             if request.method == "GET":
-                body = _body(source, span, go_on)
+                body = _body(source, span, go_on, over)
         elif len(wanted) == 1 and size is not None:
             part = (b"Content-Range", spans[0].content_range(size).encode())
             length = (b"Content-Length", b"%d" % len(spans[0]))
             response = _answer(206, b"Partial Content", digest, status, [_OCTETS, length, part])
-            body = _body(source, spans[0], go_on)
+            body = _body(source, spans[0], go_on, over)
         else:
             assert size is not None
-            body = parts = MultipartBody([(span, _body(source, span, go_on)) for span in spans], size)
+            body = parts = MultipartBody([(span, _body(source, span, go_on, over)) for span in spans], size)
             kind = (b"Content-Type", parts.content_type.encode())
             length = (b"Content-Length", b"%d" % parts.length)
             response = _answer(206, b"Partial Content", digest, status, [kind, length])
@@ -99,11 +101,11 @@ def blob_answer(
 _OCTETS = (b"Content-Type", b"application/octet-stream")
 
 
-def _body(source: BlobReader | Followed, span: Span | None, go_on: GoOn | None) -> Body:
+def _body(source: BlobReader | Followed, span: Span | None, go_on: GoOn | None, over: Over | None) -> Body:
     if isinstance(source, Followed):
         body = source.body(span)
         return body if go_on is None else Continued(body, go_on)
-    return StoredBody(source.again(source.size), span or Span(0, source.size))
+    return StoredBody(source.again(source.size), span or Span(0, source.size), over)
 
 
 def _answer(code: int, reason: bytes, digest: Digest, status: str, more: list[tuple[bytes, bytes]]) -> http.Response:

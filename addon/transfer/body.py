@@ -2,7 +2,8 @@
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from addon.registry.ranges import Span
 from addon.store.blob import BlobReader
@@ -57,35 +58,61 @@ class Body(ABC):
         """Give back what is held."""
 
 
+Over = Callable[["StoredBody"], None]
+"""Is told of a body of a stored blob that is closed."""
+
+
 class StoredBody(Body):
     """A span of a blob that is whole."""
 
-    def __init__(self, reader: BlobReader, span: Span) -> None:
+    def __init__(self, reader: BlobReader, span: Span, over: Over | None = None) -> None:
+        """Begin.
+
+        Args:
+            reader: the blob; it is closed with the body.
+            span: which of its bytes.
+            over: is told once the body is closed.
+        """
+        self.span = span
+        """Which bytes of the blob."""
+        self.position = span.start
+        """The offset of the next one to be read."""
+        self.failed = False
+        """Whether the disk failed, or the blob was shorter than it should be."""
         self._reader = reader
-        self._span = span
-        self._position = span.start
+        self._over = over
 
     @property
     def ended(self) -> bool:
         """See `Body.ended`."""
-        return self._position >= self._span.stop
+        return self.position >= self.span.stop
 
     def read(self) -> bytes:
         """See `Body.read`."""
-        piece = self._reader.read(self._position, min(PIECE, self._span.stop - self._position))
-        self._was_read(len(piece))
+        with self._noticing():
+            piece = self._reader.read(self.position, min(PIECE, self.span.stop - self.position))
+            self._was_read(len(piece))
         return piece
 
     def read_into(self, buffer: memoryview) -> int:
         """See `Body.read_into`."""
-        count = self._reader.read_into(self._position, buffer[: self._span.stop - self._position])
-        self._was_read(count)
+        with self._noticing():
+            count = self._reader.read_into(self.position, buffer[: self.span.stop - self.position])
+            self._was_read(count)
         return count
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self.failed = True
+            raise
 
     def _was_read(self, count: int) -> None:
         if not count and not self.ended:
-            raise OSError(f"the blob ends at {self._position}, before {self._span.stop}")
-        self._position += count
+            raise OSError(f"the blob ends at {self.position}, before {self.span.stop}")
+        self.position += count
 
     async def wait(self) -> None:
         """See `Body.wait`: a whole blob is always there."""
@@ -93,6 +120,8 @@ class StoredBody(Body):
     def close(self) -> None:
         """See `Body.close`."""
         self._reader.close()
+        if self._over is not None:
+            self._over(self)
 
 
 class MultipartBody(Body):

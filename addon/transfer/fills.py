@@ -26,6 +26,7 @@ from mitmproxy.utils import human
 from addon.registry.digest import Digest
 from addon.store.disk import Store
 from addon.store.errors import NoRoom, StoreError
+from addon.store.tally import Count
 from addon.transfer.fill import Fill, first_request, let_go
 from addon.transfer.followed import Followed, State
 from addon.transfer.remote import RemoteFill
@@ -291,6 +292,7 @@ class Fills:
                 self._store.provenance.record(wanted.registry, repository, fill.digest)
 
         def over(task: asyncio.Task[None]) -> None:
+            self._store.tally.add(Count.UPSTREAM_BYTES, fill.received - fill.resumed)
             del self._running[task]
             del self._active[key]
             self._limit.release()
