@@ -170,7 +170,7 @@ usable() { # COMMAND: sets python if it will do, else adds the reason to tried
 commands() { # those that this checkout has
   printf 'console web test'
   [ ! -d "$root/bench" ] || printf ' bench'
-  [ ! -f "$root/addon/ui/cli.py" ] || printf ' store warm trust doctor lab'
+  [ ! -f "$root/addon/ui/cli.py" ] || printf ' store warm'
 }
 
 usage() {
@@ -179,6 +179,8 @@ usage: ./run.sh [ARGS]           run mitmdump with Pulltap; ARGS go to mitmdump:
        ./run.sh console [ARGS]   the same in mitmproxy's terminal interface
        ./run.sh web [ARGS]       the same in mitmweb
        ./run.sh test [ARGS]      lint, type check and tests; with ARGS only pytest, which gets them
+       ./run.sh store ACTION     look at the store, and tidy it: ls, verify, gc, rm, stats, pin, unpin
+       ./run.sh warm IMAGE...    pull images into the store
        ./run.sh COMMAND [ARGS]   any other of: $(commands)
        ./run.sh help             this page (mitmdump's own: .venv/bin/mitmdump --help)
 
@@ -220,6 +222,12 @@ module() { # MODULE [ARGS]; -P: a folder of its name may lie where the user stan
   exec "$venv/bin/python" -P -m "$@"
 }
 
+beside() { # [ARGS]: a command that needs the config
+  settings
+  link_config
+  module addon.ui.cli "$command" "$@"
+}
+
 command=
 case ${1-} in
   help | -h | --help) usage && exit ;;
@@ -241,5 +249,5 @@ case $command in
     environment requirements.txt requirements-dev.txt
     module bench "$@"
     ;;
-  *) module addon.ui.cli "$command" "$@" ;;
+  *) beside "$@" ;;
 esac

@@ -38,6 +38,17 @@ class Pulltap:
         self._usable = True
         self._running = False
 
+    @property
+    def parts(self) -> Parts:
+        """What the hooks share, for the commands.
+
+        Raises:
+            CommandError: the start failed.
+        """
+        if self._parts is None:
+            raise exceptions.CommandError("Pulltap has not started")
+        return self._parts
+
     def load(self, loader: Loader) -> None:
         """Declare the options, and find what is misspelt or mistyped in the config file."""
         for name, (kind, default, text) in OPTIONS.items():

@@ -15,7 +15,8 @@ from addon.auth.tokens import Tokens
 from addon.registry import manifest
 from addon.registry.digest import Digest
 from addon.registry.manifest import Descriptor
-from addon.settings import Settings
+from addon.settings import Access, Settings
+from addon.store.blob import BlobReader
 from addon.store.disk import Store
 from addon.store.errors import StoreError
 from addon.store.room import Limits
@@ -72,22 +73,44 @@ class Parts:
         """Whether this client was refused at this registry with a token of ours, within the last ten minutes."""
         return (flow.client_conn.peername[0], target.identity) in self._refused
 
-    def learn(self, target: Target, method: str, response: http.Response) -> None:
-        """Take note of a manifest that a registry has just given, or, to a HEAD, described."""
+    def stored(self, identity: str, digest: Digest) -> BlobReader | None:
+        """A stored blob, if it may be this registry's: it delivered the blob, or an operator put it there.
+
+        Raises:
+            StoreError: the catalogue cannot be read.
+            OSError: the blob cannot be read.
+        """
+        reader = self.store.open(digest)
+        if reader is None:
+            return None
+        provenance = self.store.provenance
+        trusted = self.settings.access is Access.TRUST
+        if trusted or provenance.delivered_by(identity, digest) or provenance.unclaimed(digest):
+            return reader
+        reader.close()
+        return None
+
+    def learn(self, target: Target, method: str, response: http.Response) -> asyncio.Task[None] | None:
+        """Take note of a manifest that a registry has just given, or, to a HEAD, described; it is written down later.
+
+        Returns:
+            The task that writes it down; None where there is nothing to be noted.
+        """
         try:
             content = (response.content or b"") if method == "GET" else b""
             descriptor = described(response, content)
             named = manifest.parse(content) if content else None
         except ValueError:
-            return
+            return None
         repository = target.route.repository
         if named is not None:
             self.sizes.update(((target.identity, repository, blob.digest), blob.size) for blob in named.blobs)
         if descriptor is None or not target.route.is_manifest_of(descriptor.digest):
-            return
+            return None
         task = asyncio.create_task(self._note(target, descriptor, content), name=f"note {descriptor.digest.short}")
         self._learning.add(task)
         task.add_done_callback(self._learning.discard)
+        return task
 
     async def _note(self, target: Target, descriptor: Descriptor, content: bytes) -> None:
         """Write down what passed; the client has it already."""

@@ -186,21 +186,13 @@ class Pullthrough:
         if fill := parts.fills.active(target.identity, digest):
             return fill.whole() or fill
         try:
-            if reader := parts.store.open(digest):
-                if self._is_for(target, digest):
-                    return reader
-                reader.close()
+            if reader := parts.stored(target.identity, digest):
+                return reader
         except OSError as e:
             if e.errno in (errno.EMFILE, errno.ENFILE):
                 raise
             logger.warning("blob %s cannot be read, and is fetched again: %s", digest.short, e.strerror)
         return parts.fills.elsewhere(target.identity, digest)
-
-    def _is_for(self, target: Target, digest: Digest) -> bool:
-        """Whether a stored blob may be this registry's: it delivered it, or an operator put it there."""
-        provenance = self._parts.store.provenance
-        trusted = self._parts.settings.access is Access.TRUST
-        return trusted or provenance.delivered_by(target.identity, digest) or provenance.unclaimed(digest)
 
     async def _verify(self, digest: Digest) -> bool:
         good = await asyncio.to_thread(self._parts.store.verify, digest)

@@ -236,7 +236,7 @@ class Fills:
             if active.state is not State.BROKEN:
                 # It began while this one waited for its turn. It was given to somebody else.
                 raise Overtaken
-            await self._over(active)
+            await self.over(active)
         claim = _Claim(self, wanted, source)
         start, stop = first_request(self._store.kept(wanted.digest, wanted.registry), size, self._connections)
         response, exchange = await source.get(start, stop, claim.choosing(start, size))
@@ -256,9 +256,10 @@ class Fills:
             raise NotStorable(claim.unfit)
         return Refused(response)
 
-    async def _over(self, fill: Fill) -> None:
-        """Wait until a fill that broke has put everything away."""
-        await asyncio.wait([task for task, running in self._running.items() if running is fill])
+    async def over(self, fill: Followed) -> None:
+        """Wait until a fill is in the store, or has broken and put everything away."""
+        if tasks := [task for task, running in self._running.items() if running is fill]:
+            await asyncio.wait(tasks)
 
     def claim(self, wanted: Wanted, source: Source) -> Fill:
         """Begin to store a blob that upstream has begun to give.

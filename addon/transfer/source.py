@@ -30,7 +30,7 @@ class Source(Protocol):
 
 
 class BlobSource:
-    """One blob of one registry, as one client may have it."""
+    """One blob, or manifest, of one registry, as one client may have it."""
 
     def __init__(self, upstream: Upstream, grants: Grants, target: Target, grant: Grant, flow: http.HTTPFlow) -> None:
         self._upstream = upstream
@@ -79,6 +79,19 @@ class BlobSource:
             TokenUnavailable: the token service cannot help now.
         """
         response, _ = await self._ask("HEAD", {}, f"pulltap: may {self._name} be read?", collect, follow=False)
+        return response
+
+    async def manifest(self, accept: str) -> http.Response:
+        """Ask for a manifest, where this is the source of one.
+
+        Args:
+            accept: the value of ``Accept``.
+
+        Raises:
+            UpstreamError: no answer came.
+            TokenUnavailable: the token service cannot help now.
+        """
+        response, _ = await self._ask("GET", {"Accept": accept}, f"pulltap: manifest {self._name}", collect)
         return response
 
     async def _ask(

@@ -1,0 +1,75 @@
+"""The commands beside the proxy: ``./run.sh store …`` and ``./run.sh warm …``."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from addon.settings import REGISTRIES, ConfigError, Settings, check_file, read_file
+from addon.store.errors import StoreError
+from addon.ui import store_cli, warm
+from addon.ui.options import OPTIONS, parse_options
+
+USAGE = 2
+"""The exit status for words that make no sense."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit status."""
+    os.umask(0o077)
+    words, passed_on = _split(arguments)
+    parser = argparse.ArgumentParser(prog="./run.sh", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    store_cli.add_to(commands)
+    warm.add_to(commands)
+    chosen = parser.parse_args(words)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    if passed_on and chosen.command != "warm":
+        parser.error("only warm takes arguments for mitmdump behind --")
+    try:
+        if chosen.command == "warm":
+            return warm.run(chosen, passed_on)
+        return store_cli.run(chosen, settings())
+    except ValueError as e:
+        errors.print(f"run.sh {chosen.command}: {e}", markup=False)
+        return USAGE
+    except (ConfigError, StoreError) as e:
+        errors.print(f"run.sh {chosen.command}: {e}", markup=False)
+    except OSError as e:
+        where = f" ({e.filename})" if e.filename else ""
+        errors.print(f"run.sh {chosen.command}: {e.strerror or e}{where}", markup=False)
+    except KeyboardInterrupt:
+        errors.print("stopped")
+    return 1
+
+
+def settings() -> Settings:
+    """The settings of a proxy that is started with the same config file.
+
+    Raises:
+        ConfigError: they mean nothing.
+    """
+    file = read_file(Path(os.environ["PULLTAP_CONFIG"]))
+    if faults := check_file(file, {name: kind for name, (kind, _, _) in OPTIONS.items()}):
+        raise ConfigError("\n".join(map(str, faults)))
+    values = {name: file.values.get(name, default) for name, (_, default, _) in OPTIONS.items()}
+    try:
+        return parse_options(values, file.values.get(REGISTRIES))
+    except ConfigError as e:
+        raise ConfigError(f"{file.place(e.keys)}{e}") from e
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is for the command, and what, behind ``--``, is for mitmdump."""
+    words = list(arguments)
+    if "--" not in words:
+        return words, []
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,320 @@
+"""``./run.sh store …``: looks at the store, and tidies it, while no proxy runs or beside one."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from mitmproxy.utils import human
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from addon.registry.reference import Reference
+from addon.settings import Settings
+from addon.store import ingest
+from addon.store.disk import Store
+from addon.store.room import Limits
+from addon.store.tally import Count
+from addon.ui import listing
+
+_MOST_SHOWN = 20
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the words of the command."""
+    store = commands.add_parser("store", help="look at the store, and tidy it", allow_abbrev=False)
+    actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
+    ls = actions.add_parser("ls", help="list images, or blobs", allow_abbrev=False)
+    ls.add_argument("--blobs", action="store_true", help="list blobs, those first that were not used for longest")
+    ls.add_argument("--json", action="store_true", help="both, as JSON; sizes in bytes, times by RFC 3339")
+    verify = actions.add_parser("verify", help="compare blobs with their digests", allow_abbrev=False)
+    verify.add_argument("names", nargs="*", metavar="IMAGE|DIGEST", help="only these; default: everything")
+    gc = actions.add_parser(
+        "gc",
+        help="remove what is of no use: rests of broken fills, bad blobs, and what is over the limits",
+        allow_abbrev=False,
+    )
+    gc.add_argument("--to", metavar="SIZE", help="make the store so small (50g), what is of least use first")
+    gc.add_argument("--unreferenced", action="store_true", help="also blobs that no known image names")
+    rm = actions.add_parser("rm", help="remove images or blobs", allow_abbrev=False)
+    rm.add_argument("names", nargs="+", metavar="IMAGE|DIGEST")
+    for each in (gc, rm):
+        each.add_argument("--yes", action="store_true", help="do not ask")
+    stats = actions.add_parser("stats", help="what is stored, and what it was good for", allow_abbrev=False)
+    stats.add_argument("--json", action="store_true", help="as JSON; sizes in bytes")
+    for name, text in (("pin", "keep images, whatever else goes to make room"), ("unpin", "let them go again")):
+        pin = actions.add_parser(name, help=text, allow_abbrev=False)
+        pin.add_argument("names", nargs="+", metavar="IMAGE")
+
+
+def run(chosen: argparse.Namespace, settings: Settings) -> int:
+    """Carry the command out.
+
+    Args:
+        chosen: its words.
+        settings: those of the proxy.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ValueError: a word means nothing.
+        StoreError: the store cannot be used.
+        OSError: the disk failed.
+    """
+    out = Console(highlight=False)
+    store = Store(settings.store, Limits(settings.max_size, settings.min_free))
+    try:
+        store.reconcile()
+        match chosen.action:
+            case "ls":
+                return _ls(store, out, blobs=chosen.blobs, as_json=chosen.json)
+            case "verify":
+                return _verify(store, out, chosen.names)
+            case "gc":
+                return _gc(store, out, chosen)
+            case "rm":
+                return _rm(store, out, chosen)
+            case "stats":
+                return _stats(store, out, settings, as_json=chosen.json)
+            case _:
+                return _pin(store, out, chosen.names, pin=chosen.action == "pin")
+    finally:
+        store.close()
+
+
+def _ls(store: Store, out: Console, *, blobs: bool, as_json: bool) -> int:
+    if as_json:
+        _json(
+            {
+                "store": str(store.root),
+                "images": [image.fields() for image in listing.images(store)],
+                "blobs": [blob.fields() for blob in listing.blobs(store)],
+            }
+        )
+        return 0
+    if blobs:
+        table = _table("DIGEST", "SIZE>", "LAST USED", "USES>", "REPOSITORIES")
+        for blob in listing.blobs(store):
+            entry = blob.entry
+            names = ", ".join(blob.repositories) or "-"
+            table.add_row(entry.digest.short, _size(entry.size), _ago(entry.used), str(entry.uses), names)
+    else:
+        table = _table("IMAGE", "PLATFORM", "STORED", "SIZE>", "LAST USED", "")
+        for each in listing.images(store):
+            platforms = "\n".join(variant.platform or "-" for variant in each.variants) or "-"
+            stored = "\n".join(
+                f"{len(variant.blobs) - len(variant.missing)}/{len(variant.blobs)}" for variant in each.variants
+            )
+            pinned = "pinned" if each.pinned else ""
+            table.add_row(each.image.name, platforms, stored or "-", _size(each.size), _ago(each.used), pinned)
+    out.print(table)
+    entries = store.inventory.entries()
+    out.print(f"{len(entries)} blobs, {_size(sum(entry.size for entry in entries))} in {store.root}", soft_wrap=True)
+    return 0
+
+
+def _verify(store: Store, out: Console, names: list[str]) -> int:
+    entries = {entry.digest: entry for entry in store.inventory.entries()}
+    chosen = listing.digests(store, names) if names else list(entries)
+    bad = []
+    with _progress(out) as progress:
+        task = progress.add_task("verify", total=sum(entries[digest].size for digest in chosen))
+        for digest in chosen:
+            good = store.verify(digest, lambda count: progress.advance(task, count))
+            if not good and not store.path(digest).exists():
+                bad.append(digest)
+    store.write_index()
+    for digest in bad:
+        out.print(f"bad: {digest}; it went to {store.layout.quarantine}, and is fetched anew by the next pull")
+    out.print(f"{len(chosen) - len(bad)} blobs are good, {len(bad)} were bad")
+    return 1 if bad else 0
+
+
+def _gc(store: Store, out: Console, chosen: argparse.Namespace) -> int:
+    limit = min(store.room.limits.max_size, _parsed(chosen.to) if chosen.to is not None else store.room.limits.max_size)
+    usage = store.room.usage()
+    named = {digest for image in store.images.all() for digest in store.images.blobs_of(image)}
+    pinned = store.images.pinned()
+    unnamed = [
+        entry
+        for entry in (store.inventory.entries() if chosen.unreferenced else [])
+        if entry.digest not in named | pinned
+    ]
+    over = max(0, usage.blobs - sum(entry.size for entry in unnamed) - limit)
+    lines = [
+        f"{_size(usage.quarantine)} of bad blobs, and up to {_size(usage.ingests)} of rests of broken fills",
+        *([f"{len(unnamed)} blobs of no known image, {_size(sum(e.size for e in unnamed))}"] if unnamed else []),
+        *([f"{_size(over)} or more of blobs, those of least use first"] if over else []),
+    ]
+    if not _agreed(out, lines, yes=chosen.yes):
+        return 1
+    before = store.room.usage().total
+    for path in store.layout.quarantine.iterdir():
+        path.unlink(missing_ok=True)
+    ingest.sweep(store.layout.ingests, everything=True)
+    store.remove(entry.digest for entry in unnamed)
+    store.room.shrink(limit)
+    store.room.reserve(0)
+    store.provenance.prune()
+    store.write_index()
+    after = store.room.usage().total
+    out.print(f"{_size(max(0, before - after))} went; {_size(after)} are in {store.root}", soft_wrap=True)
+    return 0
+
+
+def _rm(store: Store, out: Console, chosen: argparse.Namespace) -> int:
+    plan = listing.removal(store, chosen.names)
+    lines = [f"{image.name} ({image.descriptor.digest.short})" for image in plan.images]
+    lines += _some(f"blob {entry.digest.short}, {_size(entry.size)}" for entry in plan.blobs)
+    lines.append(f"together {len(plan.blobs)} blobs, {_size(plan.size)}")
+    if plan.shared:
+        lines.append(f"({plan.shared} more blobs stay, since other images have them, too)")
+    if not _agreed(out, lines, yes=chosen.yes):
+        return 1
+    stayed = listing.remove(store, plan)
+    for entry in stayed:
+        out.print(f"blob {entry.digest.short} stays: it is being read just now")
+    out.print(f"{len(plan.blobs) - len(stayed)} blobs, {_size(plan.size - sum(entry.size for entry in stayed))} went")
+    return 1 if stayed else 0
+
+
+def stats(store: Store) -> dict[str, int]:
+    """What is stored, and what it was good for; sizes in bytes.
+
+    Raises:
+        StoreError: the catalogue cannot be used.
+        OSError: the disk failed.
+    """
+    usage = store.room.usage()
+    entries = store.inventory.entries()
+    counts = {str(count): total for count, total in store.tally.totals().items()}
+    return {
+        "blobs": len(entries),
+        "images": len(store.images.all()),
+        "blob_bytes": usage.blobs,
+        "ingest_bytes": usage.ingests,
+        "quarantine_bytes": usage.quarantine,
+        "limit_bytes": store.room.limits.max_size,
+        "free_bytes": usage.free,
+        "min_free_bytes": store.room.limits.min_free,
+        **counts,
+    }
+
+
+def stats_lines(numbers: dict[str, int]) -> list[tuple[str, str]]:
+    """The same for people."""
+    answered = numbers[Count.HITS] + numbers[Count.MISSES] + numbers[Count.COLLAPSED]
+    share = f", {numbers[Count.HITS] / answered:.0%} of {answered}" if answered else ""
+    return [
+        ("blobs", f"{numbers['blobs']}, {_size(numbers['blob_bytes'])}"),
+        ("limit", f"{_size(numbers['limit_bytes'])}, and {_size(numbers['min_free_bytes'])} of the disk stay free"),
+        ("free", f"{_size(numbers['free_bytes'])} on the disk"),
+        ("images", str(numbers["images"])),
+        ("on their way", _size(numbers["ingest_bytes"])),
+        ("quarantine", _size(numbers["quarantine_bytes"])),
+        ("hits", f"{numbers[Count.HITS]}{share}"),
+        ("from the store", _size(numbers[Count.HIT_BYTES])),
+        ("misses", f"{numbers[Count.MISSES]}, and {numbers[Count.COLLAPSED]} that joined"),
+        ("from upstream", _size(numbers[Count.UPSTREAM_BYTES])),
+        ("not stored", f"{numbers[Count.BYPASSED]} requests, while the store was in trouble"),
+        ("bad blobs", str(numbers[Count.BAD])),
+    ]
+
+
+def _stats(store: Store, out: Console, settings: Settings, *, as_json: bool) -> int:
+    numbers = stats(store)
+    if as_json:
+        _json({"store": str(settings.store), **numbers})
+        return 0
+    table = Table.grid(padding=(0, 2))
+    table.add_row("store", str(settings.store))
+    for row in stats_lines(numbers):
+        table.add_row(*row)
+    out.print(table)
+    return 0
+
+
+def _pin(store: Store, out: Console, names: list[str], *, pin: bool) -> int:
+    status = 0
+    for wanted in [Reference.parse(name) for name in names]:
+        if pin:
+            store.images.pin(wanted)
+            known = store.images.find(wanted)
+            out.print(
+                f"{wanted} is pinned" + ("" if known else "; it has not been pulled yet: ./run.sh warm fetches it")
+            )
+        elif store.images.unpin(wanted):
+            out.print(f"{wanted} may go again")
+        else:
+            out.print(f"{wanted} was not pinned")
+            status = 1
+    return status
+
+
+def _agreed(out: Console, lines: Iterable[str], *, yes: bool) -> bool:
+    """Whether the person wants this to be removed.
+
+    Raises:
+        ValueError: there is nobody to ask.
+    """
+    out.print("This is removed:")
+    for line in lines:
+        out.print(f"  {line}")
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise ValueError("nothing was removed: there is no terminal to ask at; add --yes to go on without asking")
+    if out.input("Go on? [y/N] ", markup=False).strip().lower() in ("y", "yes"):
+        return True
+    out.print("Nothing was removed.")
+    return False
+
+
+def _some(lines: Iterable[str]) -> list[str]:
+    every = list(lines)
+    more = [f"... and {len(every) - _MOST_SHOWN} more"] if len(every) > _MOST_SHOWN else []
+    return every[:_MOST_SHOWN] + more
+
+
+def _progress(out: Console) -> Progress:
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}"), *columns, console=out, disable=not out.is_terminal)
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head in heads:
+        table.add_column(head.removesuffix(">"), justify="right" if head.endswith(">") else "left", overflow="fold")
+    return table
+
+
+def _json(content: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+
+
+def _size(count: int) -> str:
+    return human.pretty_size(count)
+
+
+def _parsed(text: str) -> int:
+    try:
+        size = human.parse_size(text)
+    except ValueError:
+        size = None
+    if size is None or size < 0:
+        raise ValueError(f"{text!r} is no size; write 50g, or 500m")
+    return size
+
+
+def _ago(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    since = max(0, int(time.time() - seconds))
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if since >= length:
+            return f"{since // length} {unit} ago"
+    return f"{since} s ago"

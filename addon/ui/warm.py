@@ -1,0 +1,157 @@
+"""``./run.sh warm …``: pulls images into the store, through mitmproxy's core but without a listening proxy.
+
+So whatever the config says about the way to the network (upstream proxies, CA certificates) holds here as well.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mitmproxy import ctx, options
+from mitmproxy.tools import cmdline, dump
+from mitmproxy.tools import main as tools
+from mitmproxy.utils import human
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+from addon.registry.reference import Reference
+from addon.ui.warming import STORED, Part, Warmed, WarmError, Warming, own_platform
+
+ADDON = Path(__file__).parents[1] / "main.py"
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the words of the command."""
+    warm = commands.add_parser(
+        "warm",
+        help="pull images into the store",
+        epilog="Arguments behind -- go to mitmdump: ./run.sh warm alpine -- --mode upstream:http://proxy:8080",
+        allow_abbrev=False,
+    )
+    warm.add_argument("images", nargs="+", metavar="IMAGE", help="alpine, ghcr.io/owner/name:tag, name@sha256:...")
+    warm.add_argument(
+        "--platform",
+        action="append",
+        metavar="OS/ARCH",
+        help="a platform, more than once for several, or all; default: this machine's",
+    )
+
+
+def run(chosen: argparse.Namespace, passed_on: Sequence[str]) -> int:
+    """Carry the command out.
+
+    Args:
+        chosen: its words.
+        passed_on: arguments for mitmdump.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ValueError: a word means nothing.
+    """
+    errand = _Errand([Reference.parse(image) for image in chosen.images], chosen.platform or [own_platform()])
+
+    def master(opts: options.Options) -> dump.DumpMaster:
+        made = dump.DumpMaster(opts, with_termlog=False, with_dumper=False)
+        made.addons.add(errand)
+        return made
+
+    home = os.environ["PULLTAP_HOME"]
+    arguments = ["--no-server", "--set", f"confdir={home}", "-s", str(ADDON), *passed_on]
+    problems = _Problems(errand.errors)
+    logging.getLogger().addHandler(problems)
+    try:
+        tools.run(master, cmdline.mitmdump, arguments)  # type: ignore[arg-type]
+    finally:
+        logging.getLogger().removeHandler(problems)
+    return errand.status
+
+
+class _Problems(logging.Handler):
+    """Shows what Pulltap and mitmproxy warn of."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(record.getMessage(), markup=False)
+
+
+class _Errand:
+    """The addon that fetches, and then ends mitmproxy."""
+
+    def __init__(self, references: list[Reference], platforms: list[str]) -> None:
+        self.status = 1
+        self.out = Console(highlight=False)
+        self.errors = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._references = references
+        self._platforms = platforms
+        self._task: asyncio.Task[None] | None = None
+
+    def running(self) -> None:
+        """Begin (mitmproxy's hook for the end of the start)."""
+        self._task = asyncio.create_task(self._run(), name="warm")
+
+    async def done(self) -> None:
+        """Come to an end (mitmproxy's hook for that)."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        try:
+            parts = ctx.master.addons.get("pulltap").parts
+            failed = 0
+            for reference in self._references:
+                with self._progress() as progress:
+                    watch = _Watch(progress)
+                    try:
+                        warmed = await Warming(parts, reference).run(self._platforms, watch)
+                    except WarmError as e:
+                        failed += 1
+                        self.errors.print(f"run.sh warm: {e}", markup=False)
+                        continue
+                self.out.print(told(warmed), soft_wrap=True)
+            self.status = 1 if failed else 0
+        finally:
+            self._task = None
+            ctx.master.shutdown()
+
+    def _progress(self) -> Progress:
+        columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+        return Progress(
+            TextColumn("{task.description}"),
+            *columns,
+            console=self.out,
+            disable=not self.out.is_terminal,
+            transient=True,
+        )
+
+
+class _Watch:
+    """Shows each blob as a bar."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, part: Part) -> None:
+        name = part.descriptor.digest.short
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=part.descriptor.size)
+        self._progress.update(self._tasks[name], completed=part.received, description=f"{name} {part.note}".rstrip())
+
+
+def told(warmed: Warmed) -> str:
+    """One line about an image that is in the store by now."""
+    there = sum(part.note == STORED for part in warmed.parts)
+    platforms = f" for {', '.join(each or 'any platform' for each in warmed.platforms)}" if warmed.platforms else ""
+    return (
+        f"{warmed.reference}{platforms}: {len(warmed.parts)} blobs, {human.pretty_size(warmed.size)};"
+        f" {human.pretty_size(warmed.fetched)} fetched, {there} blobs were stored already"
+    )
