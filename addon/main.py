@@ -19,6 +19,7 @@ from addon.transfer.gate import Gate
 from addon.transfer.heads import bound_heads, unbound_heads
 from addon.transfer.stream import StreamLayers
 from addon.ui.banner import announce
+from addon.ui.commands import Commands
 from addon.ui.options import OPTIONS, parse_options
 from addon.ui.pages import Pages
 
@@ -38,8 +39,7 @@ class Pulltap:
         self._usable = True
         self._running = False
 
-    @property
-    def parts(self) -> Parts:
+    def in_use(self) -> Parts:
         """What the hooks share, for the commands.
 
         Raises:
@@ -96,6 +96,7 @@ class Pulltap:
             Passthrough(parts),
             Pullthrough(parts),
             kept.Redaction(parts.upstream.owns),
+            Commands(parts),
         ]
         if self._dispatch is None:
             self._dispatch = Dispatch(ctx.master.addons, kept.shield)

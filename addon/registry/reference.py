@@ -18,6 +18,11 @@ _HUB_NAMES = (_HUB_NAME, "index.docker.io", _HUB)
 _DOMAIN = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]+)?", re.ASCII)
 
 
+def familiar(registry: str) -> str:
+    """The name of a registry in image references."""
+    return _HUB_NAME if registry == _HUB else registry
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """An image in a registry."""
@@ -57,5 +62,4 @@ class Reference:
         return ":" in self.reference
 
     def __str__(self) -> str:
-        domain = _HUB_NAME if self.registry == _HUB else self.registry
-        return f"{domain}/{self.repository}{'@' if self.is_digest else ':'}{self.reference}"
+        return f"{familiar(self.registry)}/{self.repository}{'@' if self.is_digest else ':'}{self.reference}"

@@ -50,6 +50,11 @@ class Image:
     """When it passed last, in seconds since the epoch."""
 
     @property
+    def by_digest(self) -> bool:
+        """Whether it was asked for by its digest, and not by a tag."""
+        return ":" in self.reference
+
+    @property
     def name(self) -> str:
         """As people write it."""
         return str(Reference(host_of(self.registry), self.repository, self.reference))
@@ -98,13 +103,31 @@ class Images:
             )
 
     def forget(self, images: Iterable[Image]) -> None:
-        """These are known no longer."""
-        keys = [(image.registry, image.repository, image.reference) for image in images]
+        """These are known no longer, nor are the manifests within them that passed by their digests."""
+        keys = [
+            (image.registry, image.repository, reference)
+            for image in images
+            for reference in {image.reference, *map(str, self._tree(image.descriptor.digest, 0))}
+        ]
         with self._catalog.writing() as db:
             db.executemany("DELETE FROM tags WHERE registry = ? AND repository = ? AND reference = ?", keys)
 
     def all(self) -> list[Image]:
-        """All that passed, by name."""
+        """All that passed, by name; what passed by its digest, and is part of another, goes without saying."""
+        passed = self._passed()
+        known: set[tuple[str, str, Digest]] = set()
+        for image in passed:
+            if not image.by_digest:
+                known.add((image.registry, image.repository, image.descriptor.digest))
+            top = self.manifest(image.descriptor.digest)
+            known.update((image.registry, image.repository, child.digest) for child in (top.manifests if top else ()))
+        return [
+            image
+            for image in passed
+            if not image.by_digest or (image.registry, image.repository, image.descriptor.digest) not in known
+        ]
+
+    def _passed(self) -> list[Image]:
         with self._catalog.reading() as db:
             rows = db.execute(
                 "SELECT registry, repository, reference, digest, size, media_type, seen FROM tags"

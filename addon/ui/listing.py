@@ -1,15 +1,18 @@
 """What is in a store, as its commands show it: images with their platforms, and blobs."""
 
+import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from addon.registry.digest import Digest
-from addon.registry.reference import Reference
+from addon.registry.reference import Reference, familiar
+from addon.store import ingest
 from addon.store.disk import Store
 from addon.store.images import Image, Variant, host_of
 from addon.store.inventory import Entry
+from addon.store.tally import Count
 
 _SHORTEST_PREFIX = 7
 
@@ -90,6 +93,25 @@ def when(seconds: float | None) -> str | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
+def size(count: int) -> str:
+    """A number of bytes for people, in the units of registry_store_max_size."""
+    for unit, length in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= length:
+            return f"{count / length:.1f} {unit}"
+    return f"{count} B"
+
+
+def ago(seconds: float | None) -> str:
+    """How long ago a time was, in seconds since the epoch."""
+    if seconds is None:
+        return "-"
+    since = max(0, int(time.time() - seconds))
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if since >= length:
+            return f"{since // length} {unit} ago"
+    return f"{since} s ago"
+
+
 def images(store: Store) -> list[ListedImage]:
     """All known images.
 
@@ -123,7 +145,7 @@ def blobs(store: Store) -> list[ListedBlob]:
     return [
         ListedBlob(
             entry,
-            tuple(f"{host_of(registry)}/{repository}" for registry, repository in repositories),
+            tuple(f"{familiar(host_of(registry))}/{repository}" for registry, repository in repositories),
         )
         for entry in store.inventory.entries()
         for repositories in (store.provenance.repositories(entry.digest),)
@@ -175,14 +197,16 @@ def remove(store: Store, plan: Removal) -> list[Entry]:
     return [entry for entry in plan.blobs if entry.digest not in gone]
 
 
-def digests(store: Store, names: Iterable[str]) -> list[Digest]:
-    """The stored blobs that these images and digests name.
+def digests(store: Store, names: Collection[str]) -> list[Digest]:
+    """The stored blobs that these images and digests name; all of them where nothing is named.
 
     Raises:
         ValueError: a name means nothing that is stored.
         StoreError: the catalogue cannot be used.
     """
     entries = {entry.digest: entry for entry in store.inventory.entries()}
+    if not names:
+        return list(entries)
     found: set[Digest] = set()
     for name in names:
         if (digest := _digest(name, entries)) is not None:
@@ -211,3 +235,125 @@ def _digest(name: str, stored: Collection[Digest]) -> Digest | None:
             else f"no blob {name} is in the store; 'store ls --blobs' lists them"
         )
     return found[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Waste:
+    """What is of no use, or over the limits."""
+
+    quarantine: int
+    """Bytes of bad blobs."""
+    rests: int
+    """Bytes of rests of broken fills, and of fills that are under way, which stay."""
+    unreferenced: tuple[Entry, ...]
+    """Blobs that no known image names."""
+    over: int
+    """Bytes by which the rest is over the limit."""
+    limit: int
+    """Bytes that may stay."""
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"{size(self.quarantine)} of bad blobs", f"up to {size(self.rests)} of rests of broken fills"]
+        if self.unreferenced:
+            total = size(sum(entry.size for entry in self.unreferenced))
+            lines.append(f"{len(self.unreferenced)} blobs of no known image, {total}")
+        if self.over:
+            lines.append(f"{size(self.over)} or more of blobs, those of least use first")
+        return lines
+
+
+def waste(store: Store, to: int | None = None, *, unreferenced: bool = False) -> Waste:
+    """What a collection would remove.
+
+    Args:
+        store: the store.
+        to: how many bytes may stay, if fewer than its limit.
+        unreferenced: whether blobs that no known image names are to go.
+
+    Raises:
+        StoreError: the catalogue cannot be used.
+        OSError: the disk failed.
+    """
+    limit = store.room.limits.max_size if to is None else min(to, store.room.limits.max_size)
+    usage = store.room.usage()
+    unnamed: tuple[Entry, ...] = ()
+    if unreferenced:
+        named = {digest for image in store.images.all() for digest in store.images.blobs_of(image)}
+        named |= store.images.pinned()
+        unnamed = tuple(entry for entry in store.inventory.entries() if entry.digest not in named)
+    over = max(0, usage.blobs - sum(entry.size for entry in unnamed) - limit)
+    return Waste(usage.quarantine, usage.ingests, unnamed, over, limit)
+
+
+def collect(store: Store, plan: Waste) -> tuple[int, int]:
+    """Remove it; returns the bytes in the store before and after.
+
+    Raises:
+        NoRoom: the store cannot become so small.
+        StoreError: the catalogue cannot be used.
+        OSError: the disk failed.
+    """
+    before = store.room.usage().total
+    for path in store.layout.quarantine.iterdir():
+        path.unlink(missing_ok=True)
+    ingest.sweep(store.layout.ingests, everything=True)
+    store.remove(entry.digest for entry in plan.unreferenced)
+    store.room.shrink(plan.limit)
+    store.room.reserve(0)
+    store.provenance.prune()
+    store.write_index()
+    return before, store.room.usage().total
+
+
+def row(each: ListedImage) -> tuple[str, ...]:
+    """An image in a table: name, platforms, how much is stored, size, last use, whether it is pinned."""
+    platforms = "\n".join(variant.platform or "-" for variant in each.variants) or "-"
+    stored = "\n".join(f"{len(v.blobs) - len(v.missing)}/{len(v.blobs)}" for v in each.variants) or "-"
+    return each.image.name, platforms, stored, size(each.size), ago(each.used), "pinned" if each.pinned else ""
+
+
+def stats(store: Store) -> dict[str, int]:
+    """What is stored, and what it was good for; sizes in bytes.
+
+    Raises:
+        StoreError: the catalogue cannot be used.
+        OSError: the disk failed.
+    """
+    usage = store.room.usage()
+    entries = store.inventory.entries()
+    counts = {str(count): total for count, total in store.tally.totals().items()}
+    return {
+        "blobs": len(entries),
+        "images": len(store.images.all()),
+        "blob_bytes": usage.blobs,
+        "ingest_bytes": usage.ingests,
+        "quarantine_bytes": usage.quarantine,
+        "limit_bytes": store.room.limits.max_size,
+        "free_bytes": usage.free,
+        "min_free_bytes": store.room.limits.min_free,
+        **counts,
+    }
+
+
+def stats_lines(numbers: dict[str, int]) -> list[tuple[str, str]]:
+    """The same for people."""
+    answered = numbers[Count.HITS] + numbers[Count.MISSES] + numbers[Count.COLLAPSED]
+    share = f", {numbers[Count.HITS] / answered:.0%} of {answered}" if answered else ""
+    return [
+        ("blobs", f"{numbers['blobs']}, {size(numbers['blob_bytes'])}"),
+        (
+            "limit",
+            f"{size(numbers['limit_bytes'])}, and {size(numbers['min_free_bytes'])} of the disk stay free",
+        ),
+        ("free", f"{size(numbers['free_bytes'])} on the disk"),
+        ("images", str(numbers["images"])),
+        ("on their way", size(numbers["ingest_bytes"])),
+        ("quarantine", size(numbers["quarantine_bytes"])),
+        ("hits", f"{numbers[Count.HITS]}{share}"),
+        ("from the store", size(numbers[Count.HIT_BYTES])),
+        ("misses", f"{numbers[Count.MISSES]}, and {numbers[Count.COLLAPSED]} that joined"),
+        ("from upstream", size(numbers[Count.UPSTREAM_BYTES])),
+        ("not stored", f"{numbers[Count.BYPASSED]} requests, while the store was in trouble"),
+        ("bad blobs", str(numbers[Count.BAD])),
+    ]

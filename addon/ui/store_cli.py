@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,13 +13,12 @@ from rich.table import Table
 
 from addon.registry.reference import Reference
 from addon.settings import Settings
-from addon.store import ingest
 from addon.store.disk import Store
 from addon.store.room import Limits
-from addon.store.tally import Count
 from addon.ui import listing
 
 _MOST_SHOWN = 20
+_WIDE = 1000
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -66,6 +64,9 @@ def run(chosen: argparse.Namespace, settings: Settings) -> int:
         OSError: the disk failed.
     """
     out = Console(highlight=False)
+    if not out.is_terminal:
+        # Nothing is folded for a program that reads this.
+        out = Console(highlight=False, width=_WIDE)
     store = Store(settings.store, Limits(settings.max_size, settings.min_free))
     try:
         store.reconcile()
@@ -101,25 +102,22 @@ def _ls(store: Store, out: Console, *, blobs: bool, as_json: bool) -> int:
         for blob in listing.blobs(store):
             entry = blob.entry
             names = ", ".join(blob.repositories) or "-"
-            table.add_row(entry.digest.short, _size(entry.size), _ago(entry.used), str(entry.uses), names)
+            table.add_row(entry.digest.short, listing.size(entry.size), listing.ago(entry.used), str(entry.uses), names)
     else:
         table = _table("IMAGE", "PLATFORM", "STORED", "SIZE>", "LAST USED", "")
-        for each in listing.images(store):
-            platforms = "\n".join(variant.platform or "-" for variant in each.variants) or "-"
-            stored = "\n".join(
-                f"{len(variant.blobs) - len(variant.missing)}/{len(variant.blobs)}" for variant in each.variants
-            )
-            pinned = "pinned" if each.pinned else ""
-            table.add_row(each.image.name, platforms, stored or "-", _size(each.size), _ago(each.used), pinned)
+        for image in listing.images(store):
+            table.add_row(*listing.row(image))
     out.print(table)
     entries = store.inventory.entries()
-    out.print(f"{len(entries)} blobs, {_size(sum(entry.size for entry in entries))} in {store.root}", soft_wrap=True)
+    out.print(
+        f"{len(entries)} blobs, {listing.size(sum(entry.size for entry in entries))} in {store.root}", soft_wrap=True
+    )
     return 0
 
 
 def _verify(store: Store, out: Console, names: list[str]) -> int:
     entries = {entry.digest: entry for entry in store.inventory.entries()}
-    chosen = listing.digests(store, names) if names else list(entries)
+    chosen = listing.digests(store, names)
     bad = []
     with _progress(out) as progress:
         task = progress.add_task("verify", total=sum(entries[digest].size for digest in chosen))
@@ -135,42 +133,21 @@ def _verify(store: Store, out: Console, names: list[str]) -> int:
 
 
 def _gc(store: Store, out: Console, chosen: argparse.Namespace) -> int:
-    limit = min(store.room.limits.max_size, _parsed(chosen.to) if chosen.to is not None else store.room.limits.max_size)
-    usage = store.room.usage()
-    named = {digest for image in store.images.all() for digest in store.images.blobs_of(image)}
-    pinned = store.images.pinned()
-    unnamed = [
-        entry
-        for entry in (store.inventory.entries() if chosen.unreferenced else [])
-        if entry.digest not in named | pinned
-    ]
-    over = max(0, usage.blobs - sum(entry.size for entry in unnamed) - limit)
-    lines = [
-        f"{_size(usage.quarantine)} of bad blobs, and up to {_size(usage.ingests)} of rests of broken fills",
-        *([f"{len(unnamed)} blobs of no known image, {_size(sum(e.size for e in unnamed))}"] if unnamed else []),
-        *([f"{_size(over)} or more of blobs, those of least use first"] if over else []),
-    ]
-    if not _agreed(out, lines, yes=chosen.yes):
+    to = None if chosen.to is None else _parsed(chosen.to)
+    plan = listing.waste(store, to, unreferenced=chosen.unreferenced)
+    if not _agreed(out, plan.lines(), yes=chosen.yes):
         return 1
-    before = store.room.usage().total
-    for path in store.layout.quarantine.iterdir():
-        path.unlink(missing_ok=True)
-    ingest.sweep(store.layout.ingests, everything=True)
-    store.remove(entry.digest for entry in unnamed)
-    store.room.shrink(limit)
-    store.room.reserve(0)
-    store.provenance.prune()
-    store.write_index()
-    after = store.room.usage().total
-    out.print(f"{_size(max(0, before - after))} went; {_size(after)} are in {store.root}", soft_wrap=True)
+    before, after = listing.collect(store, plan)
+    gone = listing.size(max(0, before - after))
+    out.print(f"{gone} went; {listing.size(after)} are in {store.root}", soft_wrap=True)
     return 0
 
 
 def _rm(store: Store, out: Console, chosen: argparse.Namespace) -> int:
     plan = listing.removal(store, chosen.names)
     lines = [f"{image.name} ({image.descriptor.digest.short})" for image in plan.images]
-    lines += _some(f"blob {entry.digest.short}, {_size(entry.size)}" for entry in plan.blobs)
-    lines.append(f"together {len(plan.blobs)} blobs, {_size(plan.size)}")
+    lines += _some(f"blob {entry.digest.short}, {listing.size(entry.size)}" for entry in plan.blobs)
+    lines.append(f"together {len(plan.blobs)} blobs, {listing.size(plan.size)}")
     if plan.shared:
         lines.append(f"({plan.shared} more blobs stay, since other images have them, too)")
     if not _agreed(out, lines, yes=chosen.yes):
@@ -178,61 +155,20 @@ def _rm(store: Store, out: Console, chosen: argparse.Namespace) -> int:
     stayed = listing.remove(store, plan)
     for entry in stayed:
         out.print(f"blob {entry.digest.short} stays: it is being read just now")
-    out.print(f"{len(plan.blobs) - len(stayed)} blobs, {_size(plan.size - sum(entry.size for entry in stayed))} went")
+    out.print(
+        f"{len(plan.blobs) - len(stayed)} blobs, {listing.size(plan.size - sum(entry.size for entry in stayed))} went"
+    )
     return 1 if stayed else 0
 
 
-def stats(store: Store) -> dict[str, int]:
-    """What is stored, and what it was good for; sizes in bytes.
-
-    Raises:
-        StoreError: the catalogue cannot be used.
-        OSError: the disk failed.
-    """
-    usage = store.room.usage()
-    entries = store.inventory.entries()
-    counts = {str(count): total for count, total in store.tally.totals().items()}
-    return {
-        "blobs": len(entries),
-        "images": len(store.images.all()),
-        "blob_bytes": usage.blobs,
-        "ingest_bytes": usage.ingests,
-        "quarantine_bytes": usage.quarantine,
-        "limit_bytes": store.room.limits.max_size,
-        "free_bytes": usage.free,
-        "min_free_bytes": store.room.limits.min_free,
-        **counts,
-    }
-
-
-def stats_lines(numbers: dict[str, int]) -> list[tuple[str, str]]:
-    """The same for people."""
-    answered = numbers[Count.HITS] + numbers[Count.MISSES] + numbers[Count.COLLAPSED]
-    share = f", {numbers[Count.HITS] / answered:.0%} of {answered}" if answered else ""
-    return [
-        ("blobs", f"{numbers['blobs']}, {_size(numbers['blob_bytes'])}"),
-        ("limit", f"{_size(numbers['limit_bytes'])}, and {_size(numbers['min_free_bytes'])} of the disk stay free"),
-        ("free", f"{_size(numbers['free_bytes'])} on the disk"),
-        ("images", str(numbers["images"])),
-        ("on their way", _size(numbers["ingest_bytes"])),
-        ("quarantine", _size(numbers["quarantine_bytes"])),
-        ("hits", f"{numbers[Count.HITS]}{share}"),
-        ("from the store", _size(numbers[Count.HIT_BYTES])),
-        ("misses", f"{numbers[Count.MISSES]}, and {numbers[Count.COLLAPSED]} that joined"),
-        ("from upstream", _size(numbers[Count.UPSTREAM_BYTES])),
-        ("not stored", f"{numbers[Count.BYPASSED]} requests, while the store was in trouble"),
-        ("bad blobs", str(numbers[Count.BAD])),
-    ]
-
-
 def _stats(store: Store, out: Console, settings: Settings, *, as_json: bool) -> int:
-    numbers = stats(store)
+    numbers = listing.stats(store)
     if as_json:
         _json({"store": str(settings.store), **numbers})
         return 0
     table = Table.grid(padding=(0, 2))
     table.add_row("store", str(settings.store))
-    for row in stats_lines(numbers):
+    for row in listing.stats_lines(numbers):
         table.add_row(*row)
     out.print(table)
     return 0
@@ -296,10 +232,6 @@ def _json(content: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(content, indent=2) + "\n")
 
 
-def _size(count: int) -> str:
-    return human.pretty_size(count)
-
-
 def _parsed(text: str) -> int:
     try:
         size = human.parse_size(text)
@@ -308,13 +240,3 @@ def _parsed(text: str) -> int:
     if size is None or size < 0:
         raise ValueError(f"{text!r} is no size; write 50g, or 500m")
     return size
-
-
-def _ago(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    since = max(0, int(time.time() - seconds))
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if since >= length:
-            return f"{since // length} {unit} ago"
-    return f"{since} s ago"

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mitmproxy import ctx, options
+from mitmproxy.addons import dumper, termlog
 from mitmproxy.tools import cmdline, dump
 from mitmproxy.tools import main as tools
-from mitmproxy.utils import human
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from addon.registry.reference import Reference
-from addon.ui.warming import STORED, Part, Warmed, WarmError, Warming, own_platform
+from addon.ui.warming import Part, WarmError, Warming, own_platform, told
 
 ADDON = Path(__file__).parents[1] / "main.py"
 
@@ -57,7 +57,8 @@ def run(chosen: argparse.Namespace, passed_on: Sequence[str]) -> int:
 
     def master(opts: options.Options) -> dump.DumpMaster:
         made = dump.DumpMaster(opts, with_termlog=False, with_dumper=False)
-        made.addons.add(errand)
+        # They have options that the config file may name, but are not to be heard.
+        made.addons.add(termlog.TermLog(out=nowhere), dumper.Dumper(nowhere), errand)
         return made
 
     home = os.environ["PULLTAP_HOME"]
@@ -65,7 +66,8 @@ def run(chosen: argparse.Namespace, passed_on: Sequence[str]) -> int:
     problems = _Problems(errand.errors)
     logging.getLogger().addHandler(problems)
     try:
-        tools.run(master, cmdline.mitmdump, arguments)  # type: ignore[arg-type]
+        with Path(os.devnull).open("w") as nowhere:
+            tools.run(master, cmdline.mitmdump, arguments)  # type: ignore[arg-type]
     finally:
         logging.getLogger().removeHandler(problems)
     return errand.status
@@ -87,7 +89,7 @@ class _Errand:
 
     def __init__(self, references: list[Reference], platforms: list[str]) -> None:
         self.status = 1
-        self.out = Console(highlight=False)
+        self.out = Console(highlight=False, soft_wrap=True)
         self.errors = Console(stderr=True, soft_wrap=True, highlight=False)
         self._references = references
         self._platforms = platforms
@@ -105,7 +107,7 @@ class _Errand:
 
     async def _run(self) -> None:
         try:
-            parts = ctx.master.addons.get("pulltap").parts
+            parts = ctx.master.addons.get("pulltap").in_use()
             failed = 0
             for reference in self._references:
                 with self._progress() as progress:
@@ -145,13 +147,3 @@ class _Watch:
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=part.descriptor.size)
         self._progress.update(self._tasks[name], completed=part.received, description=f"{name} {part.note}".rstrip())
-
-
-def told(warmed: Warmed) -> str:
-    """One line about an image that is in the store by now."""
-    there = sum(part.note == STORED for part in warmed.parts)
-    platforms = f" for {', '.join(each or 'any platform' for each in warmed.platforms)}" if warmed.platforms else ""
-    return (
-        f"{warmed.reference}{platforms}: {len(warmed.parts)} blobs, {human.pretty_size(warmed.size)};"
-        f" {human.pretty_size(warmed.fetched)} fetched, {there} blobs were stored already"
-    )

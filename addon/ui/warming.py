@@ -22,6 +22,7 @@ from addon.transfer.followed import Followed, State
 from addon.transfer.source import BlobSource
 from addon.transfer.target import Target
 from addon.transfer.upstream import UpstreamError
+from addon.ui.listing import size
 
 ALL = "all"
 """In the place of a platform: every one that an image has."""
@@ -253,3 +254,13 @@ class Warming:
         grants = self._parts.grants
         grant = await self._asked(grants.grant(self._registry, route, None, secure=True))
         return BlobSource(self._parts.upstream, grants, target, grant, flow), target
+
+
+def told(warmed: Warmed) -> str:
+    """One line about an image that is in the store by now."""
+    there = sum(part.note == STORED for part in warmed.parts)
+    platforms = f" for {', '.join(each or 'any platform' for each in warmed.platforms)}" if warmed.platforms else ""
+    return (
+        f"{warmed.reference}{platforms}: {len(warmed.parts)} blobs, {size(warmed.size)};"
+        f" {size(warmed.fetched)} fetched, {there} blobs were stored already"
+    )
