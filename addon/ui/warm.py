@@ -81,7 +81,7 @@ class _Problems(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(record.getMessage(), markup=False)
+        self._console.print(self.format(record), markup=False)
 
 
 class _Errand:
