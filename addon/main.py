@@ -20,7 +20,7 @@ from addon.transfer.heads import bound_heads, unbound_heads
 from addon.transfer.stream import StreamLayers
 from addon.ui.banner import announce
 from addon.ui.commands import Commands
-from addon.ui.options import OPTIONS, parse_options
+from addon.ui.options import OPTIONS, of_any_tool, parse_options
 from addon.ui.pages import Pages
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,9 @@ class Pulltap:
     name = "pulltap"
 
     def __init__(self) -> None:
-        self.addons: list[object] = []
+        self._commands = Commands(self.in_use)
+        # mitmproxy takes the commands of those that are there from the start.
+        self.addons: list[object] = [self._commands]
         self._parts: Parts | None = None
         self._dispatch: Dispatch | None = None
         self._file = ConfigFile(Path(), {}, {})
@@ -96,7 +98,7 @@ class Pulltap:
             Passthrough(parts),
             Pullthrough(parts),
             kept.Redaction(parts.upstream.owns),
-            Commands(parts),
+            self._commands,
         ]
         if self._dispatch is None:
             self._dispatch = Dispatch(ctx.master.addons, kept.shield)
@@ -112,6 +114,8 @@ class Pulltap:
     def running(self) -> None:
         """Refuse what nobody knows, now that all addons have declared their options; then say where things are."""
         known = {*ctx.options.keys(), settings.REGISTRIES}
+        if not known.issuperset(ctx.options.deferred):
+            known |= of_any_tool()
         for key in ctx.options.deferred:
             if key.partition(".")[0] == settings.REGISTRIES and key not in self._file.values:
                 self._refuse(f"{key}: {settings.REGISTRIES} is set in the config file, and nowhere else")

@@ -23,48 +23,52 @@ YES = "--yes"
 class Commands:
     """Commands named ``registry.…``, on the store of the running proxy."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._store = parts.store
+    def __init__(self, in_use: Callable[[], Parts]) -> None:
+        """Begin.
+
+        Args:
+            in_use: gives the parts that are in use when a command is called; may raise CommandError.
+        """
+        self._in_use = in_use
         self._tasks: set[asyncio.Task[None]] = set()
 
     @command.command("registry.stats")
     def stats(self) -> Sequence[str]:
         """What is stored, and what it was good for."""
-        return [
-            f"{name:15} {text}" for name, text in self._now(lambda: listing.stats_lines(listing.stats(self._store)))
-        ]
+        numbers = self._now(lambda: listing.stats(self._in_use().store))
+        return [f"{name:15} {text}" for name, text in listing.stats_lines(numbers)]
 
     @command.command("registry.ls")
     def ls(self) -> Sequence[str]:
         """The images that are known: platforms, how much of each is stored, size, last use."""
-        found = self._now(lambda: listing.images(self._store))
+        found = self._now(lambda: listing.images(self._in_use().store))
         return ["  ".join(listing.row(image)).replace("\n", ",") for image in found] or ["no image is known yet"]
 
     @command.command("registry.pin")
     def pin(self, image: str) -> None:
         """Keep an image, whatever else goes to make room."""
         wanted = self._now(lambda: Reference.parse(image))
-        self._now(lambda: self._store.images.pin(wanted))
+        self._now(lambda: self._in_use().store.images.pin(wanted))
         logger.log(ALERT, "%s is pinned", wanted)
 
     @command.command("registry.unpin")
     def unpin(self, image: str) -> None:
         """Let an image that was pinned go again."""
         wanted = self._now(lambda: Reference.parse(image))
-        known = self._now(lambda: self._store.images.unpin(wanted))
+        known = self._now(lambda: self._in_use().store.images.unpin(wanted))
         logger.log(ALERT, "%s may go again" if known else "%s was not pinned", wanted)
 
     @command.command("registry.verify")
     def verify(self, *names: str) -> None:
         """Compare the blobs of images, or blobs named by their digests, or all of them, with their digests."""
-        store = self._store
+        parts = self._in_use()
+        store = parts.store
 
         async def verify() -> str:
             found = await asyncio.to_thread(lambda: listing.digests(store, names))
             outcomes = [(digest, await asyncio.to_thread(store.verify, digest)) for digest in found]
             bad = [digest.short for digest, good in outcomes if not good and not store.path(digest).exists()]
-            self._parts.upkeep.changed()
+            parts.upkeep.changed()
             return f"{len(outcomes) - len(bad)} blobs are good, {len(bad)} were bad {' '.join(bad)}".rstrip()
 
         self._later("registry.verify", verify)
@@ -72,7 +76,7 @@ class Commands:
     @command.command("registry.purge")
     def purge(self, *names: str) -> None:
         """Remove images, or blobs named by their digests; says what that means, and does it with --yes."""
-        store = self._store
+        store = self._in_use().store
         chosen = [name for name in names if name != YES]
         if not chosen:
             raise exceptions.CommandError("name images, or digests of blobs")
@@ -92,7 +96,7 @@ class Commands:
         """Remove bad blobs, rests of broken fills, and what is over the limits; does it with --yes."""
         if set(words) - {YES}:
             raise exceptions.CommandError(f"registry.gc takes {YES}, and nothing else")
-        store = self._store
+        store = self._in_use().store
 
         async def gc() -> str:
             plan = await asyncio.to_thread(lambda: listing.waste(store))
@@ -108,8 +112,10 @@ class Commands:
         """Pull images into the store, for this machine's platform."""
         references = self._now(lambda: [Reference.parse(image) for image in images])
 
+        parts = self._in_use()
+
         async def warm() -> str:
-            done = [await Warming(self._parts, reference).run([own_platform()]) for reference in references]
+            done = [await Warming(parts, reference).run([own_platform()]) for reference in references]
             return "; ".join(map(told, done))
 
         self._later("registry.warm", warm)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mitmproxy.addonmanager import Loader
 from mitmproxy.utils import human
 
 from addon import settings
@@ -94,3 +95,39 @@ def _size(text: str) -> int | None:
         return human.parse_size(text)
     except ValueError:
         return None
+
+
+class _Names(Loader):
+    """Takes the place of mitmproxy's loader, and only looks at what is declared."""
+
+    def __init__(self) -> None:
+        self.found: set[str] = set()
+
+    def add_option(self, name: str, *_: object, **__: object) -> None:
+        """See `Loader.add_option`."""
+        self.found.add(name)
+
+    def add_command(self, *_: object, **__: object) -> None:
+        """See `Loader.add_command`."""
+
+
+def of_any_tool() -> set[str]:
+    """The options that mitmdump, mitmproxy or mitmweb have for themselves: one config file serves all three."""
+    # Imported only where one of them is asked for, which a start of mitmdump is in no need of.
+    from mitmproxy.addons import dumper, keepserving, termlog, view  # noqa: PLC0415
+    from mitmproxy.tools.console import consoleaddons  # noqa: PLC0415
+    from mitmproxy.tools.web import static_viewer, webaddons  # noqa: PLC0415
+
+    names = _Names()
+    for addon in (
+        dumper.Dumper(),
+        keepserving.KeepServing(),
+        termlog.TermLog(),
+        view.View(),
+        consoleaddons.ConsoleAddon(None),
+        static_viewer.StaticViewer(),
+        webaddons.WebAddon(),
+        webaddons.WebAuth(),
+    ):
+        addon.load(names)  # type: ignore[no-untyped-call]
+    return names.found
