@@ -18,7 +18,7 @@ from addon.store.disk import Store
 from addon.transfer import fill as module
 from addon.transfer import stretch as stretches
 from addon.transfer.body import BodyBroken
-from addon.transfer.fill import BATCH, BOUND, Fill
+from addon.transfer.fill import BATCH, BOUND, Fill, first_request, pause
 from addon.transfer.followed import GrowingBody, State
 from addon.transfer.stretch import Stretch
 from addon.transfer.upstream import UpstreamError
@@ -64,7 +64,7 @@ class Filling:
         self, status: int = 200, headers: Mapping[str, str] | None = None, *, size: int | None = None
     ) -> "Filling":
         """Upstream's first answer: its head; `size` is what a manifest says."""
-        start, _ = self.fill.first_request(size)
+        start, _ = first_request(self.fill._ingest.kept, size, 1)
         response = http.Response.make(status)
         response.headers = http.Headers((), **(headers or {}))
         self.stretch = self.fill.begin(response, start, size)
@@ -175,7 +175,7 @@ def stored(store: Store, digest: Digest) -> bytes | None:
 
 
 def ingests(store: Store) -> list[Path]:
-    return list((store.root / "pulltap" / "ingest").iterdir())
+    return list(store.layout.ingests.iterdir())
 
 
 # To the commit.
@@ -523,7 +523,6 @@ async def test_a_fault_of_ours_leaves_nobody_waiting(
 
 async def test_a_fill_that_is_given_up_before_it_ran(store: Store, start: Start) -> None:
     filling = start()
-    filling.fill.first_request(None)
     body = filling.fill.body(None)
     filling.fill.drop()
     assert await broken(body) == (b"", "the request for it was given up")
@@ -706,7 +705,7 @@ async def left_behind(start: Start, content: bytes) -> None:
 async def test_a_fill_goes_on_behind_what_an_earlier_one_left(store: Store, start: Start) -> None:
     await left_behind(start, CONTENT[:1000])
     filling = start()
-    assert filling.fill.first_request(None) == (1000, None)
+    assert first_request(store.kept(filling.fill.digest, ORIGIN), None, 1) == (1000, None)
     filling.begin(206, ranged(CONTENT, 1000, len(CONTENT) - 1))
     assert (filling.fill.resumed, filling.fill.size) == (1000, len(CONTENT))
     reading = asyncio.create_task(read(filling.fill.body(None)))
@@ -730,7 +729,7 @@ async def test_what_an_earlier_one_left_is_no_blob_before_upstream_was_asked(sto
     await left_behind(start, CONTENT + b"and more")
     filling = start()
     last = len(CONTENT) - 1
-    assert filling.fill.first_request(len(CONTENT)) == (last, None)
+    assert first_request(store.kept(filling.fill.digest, ORIGIN), len(CONTENT), 1) == (last, None)
     filling.begin(206, ranged(CONTENT, last, last), size=len(CONTENT))
     filling.send(CONTENT[-1:])
     filling.exchange.finish()
@@ -783,7 +782,7 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_large_blob_comes_over_several_connections(store: Store, start: Start) -> None:
     size = len(CONTENT)
     filling = start(connections=3)
-    assert filling.fill.first_request(size) == (0, 1000)
+    assert first_request(0, size, 3) == (0, 1000)
     filling.begin(206, ranged(CONTENT, 0, 999), size=size)
     reading = asyncio.create_task(read(filling.fill.body(None)))
     # The segments are taken in turn, and arrive as they like: each of these two before the first.
@@ -878,17 +877,15 @@ async def test_one_bad_segment_ends_the_others(store: Store, start: Start) -> No
 @pytest.mark.parametrize(
     ("size", "connections"), [(3999, 4), (len(CONTENT), 1), (None, 4)], ids=["small", "one connection", "unknown"]
 )
-async def test_others_come_in_one_piece(start: Start, size: int | None, connections: int) -> None:
-    filling = start(connections=connections)
-    assert filling.fill.first_request(size) == (0, None)
-    filling.fill.drop()
+def test_others_come_in_one_piece(size: int | None, connections: int) -> None:
+    assert first_request(0, size, connections) == (0, None)
 
 
 @pytest.mark.parametrize("failures", range(1, 8))
 def test_pauses_grow(monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
     monkeypatch.setattr(module, "_FIRST_PAUSE_SECONDS", 0.25)
     longest = min(0.25 * 2 ** (failures - 1), 8)
-    assert longest / 2 <= module._pause(failures) <= longest
+    assert longest / 2 <= pause(failures) <= longest
 
 
 # What comes past mitmproxy's layers.

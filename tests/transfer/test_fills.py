@@ -18,8 +18,8 @@ from addon.store.ingest import Ingest
 from addon.transfer import fill as fill_module
 from addon.transfer import fills as module
 from addon.transfer.fill import Fill
-from addon.transfer.followed import GrowingBody, State
 from addon.transfer.fills import FairLimit, Fills, Joined, NotStorable, Overtaken, Refused, Wanted, progress
+from addon.transfer.followed import GrowingBody, State
 from addon.transfer.upstream import UpstreamError
 
 from ..doubles import BOUND, FakeSource, Question, digest_of, mitmproxy_with
@@ -95,7 +95,7 @@ async def read(body: GrowingBody) -> bytes:
 
 
 def ingests(store: Store) -> list[Path]:
-    return list((store.root / "pulltap" / "ingest").iterdir())
+    return list(store.layout.ingests.iterdir())
 
 
 async def test_a_fill_ends_in_the_store(fills: Fills, store: Store) -> None:
@@ -296,10 +296,28 @@ def full(*_: object) -> Ingest:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+async def not_storable(fills: Fills, why: str, size: int | None = None, /, **headers: str) -> Question:
+    """Upstream gives the blob, and it cannot be stored for that reason; what was asked."""
+    source = FakeSource()
+    start = starting(fills, source, wanted(), size)
+    question = await source.question()
+    question.begin(200, **(headers or SIZED))
+    with pytest.raises(NotStorable, match=f"^{why}$"):
+        await asyncio.wait_for(start, BOUND)
+    assert question.exchange.aborted
+    assert fills.active(REGISTRY, DIGEST) is None
+    return question
+
+
 async def test_a_store_that_takes_nothing(fills: Fills, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "ingest", full)
-    with pytest.raises(NotStorable, match=f"blob {DIGEST.short} cannot be stored: No space left on device"):
-        await fills.start(wanted(), FakeSource(), None)
+    await not_storable(fills, "the disk is full")
+    assert fills.trouble.reason == "the disk is full"
+    # Nobody is asked in vain while that lasts.
+    source = FakeSource()
+    with pytest.raises(NotStorable, match="the disk is full"):
+        await fills.start(wanted(), source, None)
+    assert not source.asked
 
 
 async def test_no_file_that_can_be_opened_leaves_no_ingest(
@@ -310,14 +328,9 @@ async def test_no_file_that_can_be_opened_leaves_no_ingest(
 
     with monkeypatch.context() as context:
         context.setattr(os, "dup", many)
-        with pytest.raises(NotStorable, match="Too many open files"):
-            await fills.start(wanted(), FakeSource(), None)
+        await not_storable(fills, "too many files are open")
     assert not ingests(store)
-    await asyncio.sleep(0)
-    source = FakeSource()
-    start = starting(fills, source, wanted())
-    (await source.question()).answer(200, CONTENT, **SIZED)
-    assert await read((await joined(start)).fill.body(None)) == CONTENT
+    assert fills.trouble.reason == "too many files are open"
 
 
 async def test_a_disk_that_fails_before_the_fill_began(
@@ -325,16 +338,8 @@ async def test_a_disk_that_fails_before_the_fill_began(
 ) -> None:
     await left_behind(fills, CONTENT + b"more")
     monkeypatch.setattr(Ingest, "go_on_from", full)
-    with pytest.raises(NotStorable, match="No space left on device"):
-        await fills.start(wanted(), FakeSource(), len(CONTENT))
-    await asyncio.sleep(0)
-    source = FakeSource()
-    start = starting(fills, source, wanted())
-    question = await source.question()
-    question.begin(200, **SIZED)
-    with pytest.raises(NotStorable, match="No space left on device"):
-        await start
-    assert question.exchange.aborted
+    await not_storable(fills, "the disk is full", len(CONTENT))
+    assert [path.read_bytes() for path in ingests(store)] == [CONTENT + b"more"]
 
 
 # Attempts after one that broke.
