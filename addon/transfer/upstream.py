@@ -150,6 +150,8 @@ class Exchange(ReplayHandler):
             self._fail(UpstreamError(self._reason or "aborted"))
         finally:
             await self._close()
+            # mitmproxy's tasks refer to this exchange, and it to them: a fill, and its open file, is not to wait for it.
+            self._choose, self._receiver = collect, None
             self.request = self.flow.request
             kept.over(self.flow)
         if self.flow.error is not None:
