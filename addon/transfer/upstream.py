@@ -150,7 +150,7 @@ class Exchange(ReplayHandler):
             self._fail(UpstreamError(self._reason or "aborted"))
         finally:
             await self._close()
-            # mitmproxy's tasks refer to this exchange, and it to them: a fill, and its open file, is not to wait for it.
+            # Its tasks and it refer to each other until Python tidies up; no fill, with its open file, waits for that.
             self._choose, self._receiver = collect, None
             self.request = self.flow.request
             kept.over(self.flow)
