@@ -10,7 +10,7 @@ from rich.console import Console
 
 from addon.settings import REGISTRIES, ConfigError, Settings, check_file, read_file
 from addon.store.errors import StoreError
-from addon.ui import store_cli, warm
+from addon.ui import store_cli
 from addon.ui.options import OPTIONS, parse_options
 
 USAGE = 2
@@ -24,13 +24,16 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="./run.sh", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     store_cli.add_to(commands)
-    warm.add_to(commands)
+    _add_warm(commands)
     chosen = parser.parse_args(words)
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     if passed_on and chosen.command != "warm":
         parser.error("only warm takes arguments for mitmdump behind --")
     try:
         if chosen.command == "warm":
+            # With it comes all of mitmproxy, which takes longer to load than most commands to run.
+            from addon.ui import warm  # noqa: PLC0415
+
             return warm.run(chosen, passed_on)
         return store_cli.run(chosen, settings())
     except ValueError as e:
@@ -44,6 +47,23 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         errors.print("stopped")
     return 1
+
+
+def _add_warm(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the words of ``warm``."""
+    warm = commands.add_parser(
+        "warm",
+        help="pull images into the store",
+        epilog="Arguments behind -- go to mitmdump: ./run.sh warm alpine -- --mode upstream:http://proxy:8080",
+        allow_abbrev=False,
+    )
+    warm.add_argument("images", nargs="+", metavar="IMAGE", help="alpine, ghcr.io/owner/name:tag, name@sha256:...")
+    warm.add_argument(
+        "--platform",
+        action="append",
+        metavar="OS/ARCH",
+        help="a platform, more than once for several, or all; default: this machine's",
+    )
 
 
 def settings() -> Settings:

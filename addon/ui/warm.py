@@ -23,23 +23,6 @@ from addon.ui.warming import Part, WarmError, Warming, own_platform, told
 ADDON = Path(__file__).parents[1] / "main.py"
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Declare the words of the command."""
-    warm = commands.add_parser(
-        "warm",
-        help="pull images into the store",
-        epilog="Arguments behind -- go to mitmdump: ./run.sh warm alpine -- --mode upstream:http://proxy:8080",
-        allow_abbrev=False,
-    )
-    warm.add_argument("images", nargs="+", metavar="IMAGE", help="alpine, ghcr.io/owner/name:tag, name@sha256:...")
-    warm.add_argument(
-        "--platform",
-        action="append",
-        metavar="OS/ARCH",
-        help="a platform, more than once for several, or all; default: this machine's",
-    )
-
-
 def run(chosen: argparse.Namespace, passed_on: Sequence[str]) -> int:
     """Carry the command out.
 
