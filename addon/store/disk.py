@@ -94,6 +94,8 @@ class Store:
                 verified = self.inventory.is_verified(digest, Stamp(status.st_size, status.st_mtime_ns))
                 reader, fd = BlobReader(fd, status.st_size, verified=verified), -1
                 return reader
+            if stat.S_ISDIR(status.st_mode):
+                self._clear(digest)
         except BlockingIOError:
             # It is about to go.
             return None
@@ -154,6 +156,12 @@ class Store:
         self.inventory.drop([digest])
         self.tally.add(Count.BAD)
         logger.warning("blob %s turned bad: %s; it went to %s, and is fetched anew", digest, reason, aside)
+
+    def _clear(self, digest: Digest) -> None:
+        """Put away a folder that is in the place of a blob: unlike anything else, no blob would replace it."""
+        aside = self.layout.ours / f"{digest.algorithm}-{digest.encoded}.{time.time_ns()}"
+        self.path(digest).replace(aside)
+        logger.warning("in the place of blob %s there was a folder; it went to %s", digest, aside)
 
     def ingest(self, digest: Digest, origin: str) -> Ingest:
         """Begin to take a blob in, or go on where an earlier attempt broke off.
