@@ -58,7 +58,14 @@ class BlobReader:
         return os.path.samestat(self.stat(), other.stat())
 
     def again(self, size: int) -> "BlobReader":
-        """Another reader of the same file, which has ``size`` bytes by now; closed on its own."""
+        """Another reader of the same file, which has ``size`` bytes by now; closed on its own.
+
+        Raises:
+            OSError: the process has too many files open.
+            ValueError: this one is closed.
+        """
+        if self._fd < 0:
+            raise ValueError("reading a closed blob again")
         return BlobReader(os.dup(self._fd), size, verified=self.verified)
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """What the store knows of its blobs, in SQLite beside them.
 
-Several processes read and write it at once. A crash may cost its last rows: each of them is something that can be found
-out again, from upstream or from the blob itself. So a damaged catalogue makes room for a new one instead of stopping a
-start.
+Several processes read and write it at once. A power cut may cost its last rows, but none that was written durably: each
+of the others is something that can be found out again, from upstream or from the blob itself. A damaged catalogue makes
+room for a new one instead of stopping a start.
 """
 
 import fcntl
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from addon.store.errors import StoreError
+from addon.store.layout import open_file
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS provenance (
@@ -56,8 +57,19 @@ class Catalog:
         self._closed = False
         with self._failing():
             first, self.renewed = _open(path)
-            """Whether it took the place of one that was damaged, so that what that one said is lost."""
+            """Whether it knows nothing of what was before, since it is new, or took the place of one that was damaged;
+            everybody who opens it finds it so, until it is settled."""
         self._adopt(first)
+
+    def settle(self) -> None:
+        """Whatever a new one had to be told has been written to it.
+
+        Raises:
+            StoreError: the disk failed.
+        """
+        if self.renewed:
+            with self.writing(durable=True) as db:
+                db.execute(f"PRAGMA user_version = {_VERSION}")
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -87,13 +99,15 @@ class Catalog:
                 db.execute("BEGIN IMMEDIATE")
                 try:
                     yield db
+                    db.execute("COMMIT")
                 except BaseException:
-                    db.execute("ROLLBACK")
+                    # A full disk may have rolled it back already.
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
                     raise
-                db.execute("COMMIT")
             finally:
                 if durable:
-                    db.execute("PRAGMA synchronous = OFF")
+                    db.execute("PRAGMA synchronous = NORMAL")
 
     def close(self) -> None:
         """Close it for all threads."""
@@ -136,7 +150,7 @@ def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
 
 def _prepared_or_renewed(path: Path) -> tuple[sqlite3.Connection, bool]:
     try:
-        return _prepared(path), False
+        return _prepared(path)
     except sqlite3.DatabaseError as e:
         if isinstance(e, sqlite3.OperationalError):
             raise
@@ -144,37 +158,48 @@ def _prepared_or_renewed(path: Path) -> tuple[sqlite3.Connection, bool]:
         path.replace(path.with_suffix(".damaged"))
         for suffix in ("-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return _prepared(path), True
+        return _prepared(path)
 
 
-def _prepared(path: Path) -> sqlite3.Connection:
+def _prepared(path: Path) -> tuple[sqlite3.Connection, bool]:
     # SQLite would make it readable for everybody; what it puts beside it has the same mode.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    os.close(open_file(path, os.O_RDWR | os.O_CREAT))
     db = _connect(path)
     try:
-        _prepare(db)
+        return db, _prepare(db)
     except BaseException:
         db.close()
         raise
-    return db
 
 
-def _prepare(db: sqlite3.Connection) -> None:
+def _prepare(db: sqlite3.Connection) -> bool:
+    """Make its tables, where they are missing; True where it is not settled."""
     db.execute("PRAGMA journal_mode = WAL")
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version > _VERSION:
         raise sqlite3.OperationalError(f"a newer Pulltap made it (its version is {version})")
     db.executescript(_SCHEMA)
-    db.execute(f"PRAGMA user_version = {_VERSION}")
     # Damage behind the first page would else be found by each question anew. (quick_check of SQLite 3.40 finds some in
     # any table without rowid.)
     (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
     if verdict != "ok":
         raise sqlite3.DatabaseError(verdict)
+    return bool(version == 0)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=_PATIENCE_SECONDS, isolation_level=None, check_same_thread=False)
-    # A power cut may take the last rows along.
-    db.execute("PRAGMA synchronous = OFF")
+    # It is there: SQLite is not to make another one in the place of one that was removed meanwhile.
+    db = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        timeout=_PATIENCE_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        # A power cut may take the last rows along, but none that was written durably: with OFF, a checkpoint could.
+        db.execute("PRAGMA synchronous = NORMAL")
+    except BaseException:
+        db.close()
+        raise
     return db

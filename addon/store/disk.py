@@ -48,22 +48,31 @@ class Store:
         self.root = root
         self.layout = Layout(root)
         try:
-            lost = self.layout.ours.exists() and not self.layout.catalog.exists()
+            used = self.layout.ours.exists()
             self.layout.make()
             ingest.sweep(self.layout.ingests)
             self._catalog = Catalog(self.layout.catalog)
+            self.provenance = Provenance(self._catalog)
+            self._settle(used=used)
         except OSError as e:
             raise StoreError(
                 f"cannot use {root} as store: {e.strerror or e} ({e.filename}); name another folder in registry_store"
             ) from e
-        self.provenance = Provenance(self._catalog)
         self.inventory = Inventory(self._catalog)
         self.images = Images(self.layout, self._catalog)
         self.tally = Tally(self._catalog)
         self.room = Room(self.layout, self.inventory, limits or Limits(), self.images.pinned)
-        if lost or self._catalog.renewed:
-            # Pulltap stored what is there, and nobody knows any more for which registry.
-            self.provenance.disown(digest for digest, _ in self.layout.stored())
+
+    def _settle(self, *, used: bool) -> None:
+        """Let a new catalogue know what it cannot find out: that blobs in a store that was in use are somebody's."""
+        try:
+            if used and self._catalog.renewed:
+                # Pulltap stored what is there, and nobody knows any more for which registry.
+                self.provenance.disown(digest for digest, _ in self.layout.stored())
+            self._catalog.settle()
+        except BaseException:
+            self._catalog.close()
+            raise
 
     def path(self, digest: Digest) -> Path:
         """Where the blob lies, or would lie."""
@@ -150,10 +159,16 @@ class Store:
             if not os.path.samestat(bad.stat(), self.path(digest).lstat()):
                 # It was fetched anew meanwhile.
                 return
-            self.path(digest).replace(aside)
         except FileNotFoundError:
             return
+        # First of all: without a row, it is given to nobody, even where it cannot be moved.
         self.inventory.drop([digest])
+        try:
+            self.path(digest).replace(aside)
+        except FileNotFoundError:
+            # Somebody else removed it; or there is no quarantine.
+            self.path(digest).unlink(missing_ok=True)
+            return
         self.tally.add(Count.BAD)
         logger.warning("blob %s turned bad: %s; it went to %s, and is fetched anew", digest, reason, aside)
 
@@ -192,7 +207,8 @@ class Store:
             StoreError: there is no room for it, or the catalogue cannot be used.
             OSError: the disk failed.
         """
-        if self.layout.blob(digest).exists():
+        path = self.path(digest)
+        if path.is_file() and not path.is_symlink():
             self.inventory.used(digest)
             return
         with contextlib.suppress(BlockingIOError):

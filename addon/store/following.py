@@ -1,9 +1,11 @@
 """Reading along while another process fills a blob."""
 
+import contextlib
 import os
 
 from addon.store.blob import BlobReader
 from addon.store.ingest import Place
+from addon.store.layout import open_file
 from addon.store.lease import Follower, Progress
 
 # Its file is renamed once at most, when it gets its first hole.
@@ -28,15 +30,14 @@ class Following:
             follower = Follower(place.lease)
         except FileNotFoundError:
             return None
-        if follower.held():
-            for _ in range(_TRIES):
-                for path in (place.plain, place.holes):
-                    try:
-                        return cls(follower, os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
-                    except FileNotFoundError:
-                        continue
-        follower.close()
-        return None
+        fd = None
+        try:
+            if follower.held():
+                fd = _open(place)
+        finally:
+            if fd is None:
+                follower.close()
+        return cls(follower, fd) if fd is not None else None
 
     def progress(self) -> Progress:
         """How far it is.
@@ -58,3 +59,12 @@ class Following:
         """Give back what is open; idempotent."""
         self._follower.close()
         self._reader.close()
+
+
+def _open(place: Place) -> int | None:
+    """The file of an ingest; None where its owner has not made it yet, or is done with it."""
+    for _ in range(_TRIES):
+        for path in (place.plain, place.holes):
+            with contextlib.suppress(FileNotFoundError):
+                return open_file(path, os.O_RDONLY)
+    return None

@@ -11,7 +11,6 @@ without one, the lease tells.
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import stat
@@ -25,6 +24,7 @@ from addon.registry.digest import Digest
 from addon.store.blob import BlobReader
 from addon.store.errors import DigestMismatch
 from addon.store.inventory import Stamp
+from addon.store.layout import open_file
 from addon.store.lease import Follower, Lease, Progress, boot
 
 HOLES = ".holes"
@@ -108,7 +108,7 @@ class Ingest:
         self._lease = Lease(place.lease)
         try:
             _recover(place, self._lease.left)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._fd = open_file(self._path, os.O_RDWR | os.O_CREAT)
             self.kept = os.fstat(self._fd).st_size
             """How many bytes an earlier attempt left; they are hashed by `absorb`."""
         except OSError:
@@ -216,12 +216,12 @@ class Ingest:
         os.fsync(self._fd)
         if not os.path.samestat(os.fstat(self._fd), self._path.lstat()):
             raise OSError(f"{self._path} was replaced by another file")
+        # As readers of a stored blob do, so that those who read along keep it from being evicted.
+        fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         # The point of no return: from here on every reader sees the whole blob, or, after a crash, none of it.
         self._path.replace(self._final)
         sync_folder(self._final.parent)
         self._stored(stamp(self._fd))
-        # As readers of the stored blob do, so that those who read along keep it from being evicted.
-        fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         self._close()
 
     def keep(self) -> None:
@@ -311,26 +311,15 @@ def sync_folder(folder: Path) -> None:
 
 def _recover(place: Place, left: Progress | None) -> None:
     """Make what an owner that was killed has left usable, or remove it; for whoever holds the lease."""
-    try:
-        fd = os.open(place.holes, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        if left is not None and left.boot != boot():
-            # Its owner went down with the machine, before it could see to it that all of that was on disk.
-            place.plain.unlink(missing_ok=True)
-        return
-    except OSError as e:
-        if e.errno != errno.ELOOP:
-            raise
-        place.holes.unlink(missing_ok=True)
-        return
-    try:
-        if left is None or not left.offset or left.boot != boot():
-            place.holes.unlink(missing_ok=True)
-        else:
-            os.ftruncate(fd, left.offset)
-            place.holes.replace(place.plain)
-    finally:
-        os.close(fd)
+    if left is not None and (left.withdrawn or left.boot != boot()):
+        # That is not the blob; or its owner went down with the machine, before it could see to it that it was on disk.
+        for path in (place.plain, place.holes):
+            _remove(path)
+    elif left is None or not left.offset or _is_strange(place.holes):
+        _remove(place.holes)
+    elif place.holes.exists():
+        os.truncate(place.holes, left.offset)
+        place.holes.replace(place.plain)
 
 
 def sweep(folder: Path, *, everything: bool = False) -> int:
@@ -351,33 +340,46 @@ def sweep(folder: Path, *, everything: bool = False) -> int:
 
 
 def _sweep(place: Place, *, everything: bool) -> int:
+    if _is_strange(place.lease):
+        # No lease of ours, and in the way of one.
+        _remove(place.lease)
     try:
         lease = Lease(place.lease)
-    except BlockingIOError:
-        return 0
-    except OSError as e:
-        if e.errno == errno.ELOOP:
-            # No lease of ours, and in the way of one.
-            place.lease.unlink(missing_ok=True)
+    except (BlockingIOError, IsADirectoryError):
         return 0
     try:
-        before = place.kept() + _size(place.holes)
+        before = _size(place.plain) + _size(place.holes)
         _recover(place, lease.left)
         with contextlib.suppress(FileNotFoundError):
             status = place.plain.lstat()
             old = time.time() - status.st_mtime > KEPT_SECONDS
             if everything or old or not status.st_size or not stat.S_ISREG(status.st_mode):
-                place.plain.unlink()
-        return before - place.kept()
+                _remove(place.plain)
+        return before - _size(place.plain)
     finally:
         lease.release()
 
 
+def _remove(path: Path) -> None:
+    """Remove what is there, unless it is a folder, which is nobody's ingest."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        if not path.is_dir():
+            raise
+
+
+def _is_strange(path: Path) -> bool:
+    """Whether there is something that is no file."""
+    return path.is_symlink() or (path.exists() and not path.is_file())
+
+
 def _size(path: Path) -> int:
     try:
-        return path.lstat().st_size
+        status = path.lstat()
     except OSError:
         return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def reserved(folder: Path) -> tuple[int, int]:

@@ -5,6 +5,7 @@ and skopeo work on it as it is; what is ours lies in ``pulltap/``.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -72,12 +73,13 @@ class Layout:
         """
         found = []
         for algorithm in ALGORITHMS:
-            for entry in os.scandir(self.blobs / algorithm):
-                with contextlib.suppress(ValueError, FileNotFoundError):
-                    digest = Digest.parse(f"{algorithm}:{entry.name}")
-                    status = entry.stat(follow_symlinks=False)
-                    if stat.S_ISREG(status.st_mode):
-                        found.append((digest, status))
+            with os.scandir(self.blobs / algorithm) as entries:
+                for entry in entries:
+                    with contextlib.suppress(ValueError, FileNotFoundError):
+                        digest = Digest.parse(f"{algorithm}:{entry.name}")
+                        status = entry.stat(follow_symlinks=False)
+                        if stat.S_ISREG(status.st_mode):
+                            found.append((digest, status))
         return found
 
     def make(self) -> None:
@@ -153,5 +155,29 @@ def _write_new(path: Path, text: str) -> None:
     _check_no_link(path)
     with contextlib.suppress(FileExistsError):
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.write(fd, text.encode())
-        os.close(fd)
+        try:
+            os.write(fd, text.encode())
+        except OSError:
+            # Else the next start would take it for one that is as it should be.
+            path.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(fd)
+
+
+def open_file(path: Path, flags: int) -> int:
+    """Open a file of ours by the flags of `os.open`: through no link, and nothing but a file.
+
+    Returns:
+        Its file descriptor.
+
+    Raises:
+        FileNotFoundError: nothing is there, and the flags do not say that it be made.
+        OSError: something else has its name, it cannot be opened, or the process has too many files open.
+    """
+    # A pipe would else be waited for.
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise OSError(errno.EINVAL, "it is no file", str(path))

@@ -10,10 +10,13 @@ The record is a line of the struct `_RECORD`, written at once and guarded by a c
 import fcntl
 import os
 import struct
+import uuid
 import zlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from addon.store.layout import open_file
 
 # Bytes that can be read (-1: withdrawn); the blob's size (-1: not known); which boot of the machine wrote that.
 _RECORD = struct.Struct("<qq16s")
@@ -48,17 +51,11 @@ class Lease:
         self._path = path
         self._size: int | None = None
         self._fd = _claim(path)
-        self.left = _read(self._fd)
-        """What its last owner said, if that one was killed."""
-        if self.left is not None:
-            # Its followers are not to take this for the same fill going on: its bytes may come anew.
-            killed = self._fd
-            try:
-                path.unlink(missing_ok=True)
-                self._fd = _claim(path)
-            finally:
-                os.close(killed)
         try:
+            self.left = _read(self._fd)
+            """What its last owner said, if that one was killed."""
+            if self.left is not None:
+                self._begin_anew()
             self.publish(0)
         except OSError:
             self.release()
@@ -85,6 +82,23 @@ class Lease:
         """
         self.publish(-1)
 
+    def _begin_anew(self) -> None:
+        """Put another file in the place of a killed owner's.
+
+        Its followers are not to take this for the same fill going on: its bytes may come anew.
+        """
+        # At once: somebody who took it in between would not know of what is left.
+        new = self._path.with_name(f"{self._path.stem}.{uuid.uuid4().hex}{self._path.suffix}")
+        fd = _claim(new)
+        try:
+            new.replace(self._path)
+        except OSError:
+            new.unlink(missing_ok=True)
+            os.close(fd)
+            raise
+        killed, self._fd = self._fd, fd
+        os.close(killed)
+
     def release(self) -> None:
         """Give it back, and leave nothing of it; idempotent."""
         fd, self._fd = self._fd, -1
@@ -108,7 +122,7 @@ class Follower:
             FileNotFoundError: nobody has it.
             OSError: the folder cannot be read, or too many files are open.
         """
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._fd = open_file(path, os.O_RDONLY)
         self._last = Progress(0, None)
 
     def progress(self) -> Progress:
@@ -122,13 +136,12 @@ class Follower:
         return self._last
 
     def held(self) -> bool:
-        """Whether its owner lives, and has not given it back."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
-        return False
+        """Whether its owner lives, and has not given it back.
+
+        Raises:
+            OSError: the file system has no locks.
+        """
+        return _held(self._fd)
 
     def close(self) -> None:
         """Give the file descriptor back; idempotent."""
@@ -159,15 +172,34 @@ def _read(fd: int) -> Progress | None:
 
 def _claim(path: Path) -> int:
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = open_file(path, os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between the two lines above, its owner may have given it back.
-            if os.path.samestat(os.fstat(fd), path.lstat()):
-                return fd
+            # Between the line above and the locking, its owner may have given it back.
+            if _lock(fd) and os.path.samestat(os.fstat(fd), path.lstat()):
+                claimed, fd = fd, -1
+                return claimed
         except FileNotFoundError:
             pass
-        except OSError:
-            os.close(fd)
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+
+def _lock(fd: int) -> bool:
+    """Lock it; False where only those who look whether it is locked had it, for that moment."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if _held(fd):
             raise
-        os.close(fd)
+        return False
+    return True
+
+
+def _held(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False

@@ -1,5 +1,5 @@
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -76,6 +76,54 @@ def test_a_second_reader_is_closed_on_its_own(reader: BlobReader) -> None:
     again.close()
     with pytest.raises(ValueError, match="closed"):
         again.read(0, 5)
+
+
+def test_a_second_reader_is_as_verified_as_the_first(path: Path) -> None:
+    for verified in (True, False):
+        reader = BlobReader(os.open(path, os.O_RDONLY), len(CONTENT), verified=verified)
+        again = reader.again(len(CONTENT))
+        assert again.verified is verified
+        reader.close()
+        again.close()
+
+
+def test_reading_into_a_buffer(reader: BlobReader) -> None:
+    buffer = bytearray(100)
+    assert reader.read_into(5, memoryview(buffer)) == 100
+    assert buffer == CONTENT[5:105]
+    assert reader.read_into(len(CONTENT) - 10, memoryview(buffer)) == 10
+    assert buffer[:10] == CONTENT[-10:]
+    assert reader.read_into(len(CONTENT), memoryview(buffer)) == 0
+
+
+def test_two_readers_of_the_same_file_whatever_its_name(reader: BlobReader, path: Path) -> None:
+    again = reader.again(7)
+    path.rename(path.with_name("moved"))
+    moved = BlobReader(os.open(path.with_name("moved"), os.O_RDONLY), len(CONTENT))
+    path.write_bytes(CONTENT)
+    other = BlobReader(os.open(path, os.O_RDONLY), len(CONTENT))
+    assert reader.same_file(again)
+    assert reader.same_file(moved)
+    assert not reader.same_file(other)
+    assert reader.stat().st_size == len(CONTENT)
+    for each in (again, moved, other):
+        each.close()
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda reader: reader.read(0, 5),
+        lambda reader: reader.read_into(0, memoryview(bytearray(5))),
+        lambda reader: reader.stat(),
+        lambda reader: reader.again(5),
+        lambda reader: reader.same_file(reader),
+    ],
+)
+def test_a_closed_reader_reads_nothing(reader: BlobReader, work: Callable[[BlobReader], object]) -> None:
+    reader.close()
+    with pytest.raises(ValueError, match="closed"):
+        work(reader)
 
 
 def test_closing_twice_closes_no_other_file(reader: BlobReader, path: Path) -> None:

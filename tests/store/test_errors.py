@@ -1,8 +1,9 @@
-from addon.store.errors import DigestMismatch, StoreError
+from addon.store.errors import DigestMismatch, NoRoom, StoreError
 
 
-def test_who_catches_store_errors_catches_a_wrong_blob() -> None:
+def test_who_catches_store_errors_catches_a_wrong_blob_and_a_full_store() -> None:
     assert issubclass(DigestMismatch, StoreError)
+    assert issubclass(NoRoom, StoreError)
 
 
 def test_no_store_error_is_taken_for_a_failing_disk() -> None:
