@@ -157,8 +157,7 @@ class Pullthrough:
                     # Upstream says itself, to the client's own request, why not.
                     return None
                 if isinstance(held, BlobReader):
-                    doubtful = flow.request.method == "GET" and not wanted and self._doubts.about(_client(flow), digest)
-                    if held.verified and not doubtful:
+                    if held.verified and not self._doubtful(flow, digest, whole=not wanted):
                         self._parts.store.inventory.used(digest)
                         self._parts.store.tally.add(Count.HITS)
                         return _Found(held, cache_status.HIT)
@@ -201,6 +200,9 @@ class Pullthrough:
             self._parts.upkeep.changed()
         return good
 
+    def _doubtful(self, flow: http.HTTPFlow, digest: Digest, *, whole: bool) -> bool:
+        return flow.request.method == "GET" and self._doubts.about(_client(flow), digest, whole=whole)
+
     def _was_given(self, flow: http.HTTPFlow, digest: Digest, body: StoredBody, *, whole: bool) -> None:
         """Take note of what a client got out of the store."""
         self._parts.store.tally.add(Count.HIT_BYTES, body.position - body.span.start)
@@ -214,14 +216,30 @@ class Pullthrough:
             """What this client is given from where its fill was interrupted."""
             assert found.upstream
             try:
-                if isinstance(body.fill, Fill):
-                    logger.info("blob %s goes on past the store", body.fill.digest.short)
-                    return Passing.behind(body, found.upstream)
-                return _rest(await self._find(flow, target, body.fill.digest, []), body)
-            except (NotStorable, StoreError, OSError, UpstreamError, TokenUnavailable, SpecError) as e:
+                if not isinstance(body.fill, Fill) and (rest := await self._taken_over(flow, target, body)):
+                    return rest
+                logger.info("blob %s goes on past the store", body.fill.digest.short)
+                return await Passing.behind(body, found.upstream)
+            except (OSError, UpstreamError, TokenUnavailable, SpecError) as e:
                 raise BodyBroken(f"{body.fill.reason}, and {e}") from e
 
         return go_on
+
+    async def _taken_over(self, flow: http.HTTPFlow, target: Target, body: GrowingBody) -> Body | None:
+        """What goes on with the file of another process; None where that can only be done past the store.
+
+        Raises:
+            BodyBroken: upstream would not give the rest.
+            UpstreamError, TokenUnavailable, SpecError: it cannot be asked.
+        """
+        try:
+            found = await self._find(flow, target, body.fill.digest, [])
+        except (NotStorable, StoreError, OSError) as e:
+            logger.info("blob %s: nobody goes on with its fill: %s", body.fill.digest.short, told(e))
+            return None
+        if not isinstance(found, _Found):
+            raise BodyBroken(body.fill.reason)
+        return _rest(found.source, body)
 
     async def _may_read(self, flow: http.HTTPFlow, target: Target, held: BlobReader | Followed, digest: Digest) -> bool:
         """Whether upstream would give this blob, in this repository, to this client; a reader is closed where not.
@@ -315,27 +333,29 @@ class Pullthrough:
         return BlobSource(self._parts.upstream, self._parts.grants, target, grant, flow)
 
 
-def _rest(found: _Found | Refused | None, body: GrowingBody) -> Body:
-    """What goes on where a body was interrupted, if it is the same bytes.
+def _rest(source: BlobReader | Followed, body: GrowingBody) -> Body | None:
+    """What goes on where a body was interrupted, in the same file; None where another one has to be told by its digest.
 
     Raises:
-        BodyBroken: it is not.
+        BodyBroken: it is another file, and the digest will not tell whether both have the same bytes.
+        OSError: too many files are open.
     """
-    if not isinstance(found, _Found):
-        raise BodyBroken(body.fill.reason)
     rest: Body
-    if isinstance(found.source, Followed):
-        rest = growing = found.source.body(None)
+    # What was kept, and was too long for the blob, was fetched anew.
+    anew = isinstance(source, Fill) and source.resumed < body.position
+    if isinstance(source, Followed):
+        rest = growing = source.body(None)
         growing.position, growing.stop = body.position, body.stop
         reader = growing.reader
     else:
-        reader = found.source
+        reader = source
         rest = StoredBody(reader, Span(body.position, reader.size if body.stop is None else body.stop))
-    if body.position and not reader.same_file(body.reader):
-        # Nobody can say whether those were the blob's: only whole files are verified.
-        rest.close()
+    if not body.position or (not anew and reader.same_file(body.reader)):
+        return rest
+    rest.close()
+    if body.stop != body.fill.size:
         raise BodyBroken(body.fill.reason)
-    return rest
+    return None
 
 
 def _starts_a_fill(request: http.Request, wanted: list[ByteRange]) -> bool:

@@ -1,6 +1,10 @@
 """Reading along while another process fills a blob."""
 
 import contextlib
+<<<<<<< working
+import fcntl
+=======
+>>>>>>> mine
 import os
 
 from addon.store.blob import BlobReader
@@ -18,6 +22,9 @@ class Following:
     def __init__(self, follower: Follower, fd: int) -> None:
         self._follower = follower
         self._reader = BlobReader(fd, 0)
+        # As a reader of the stored blob, which it may be any moment: it is not to go before anybody here has seen that.
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     @classmethod
     def of(cls, place: Place) -> "Following | None":

@@ -5,9 +5,8 @@ one stretch. A large one whose upstream answers ranges is cut into segments, whi
 side, always those next in turn. A stretch whose connection is lost goes on where it broke off, a bounded number of
 times.
 
-What arrives on the event loop is collected, and handed in batches to a thread that writes and hashes it (both release
-the interpreter's lock). Behind `BOUND` bytes that wait to be written, upstream is not read: a slow disk slows the
-upstream down, and memory stays bounded.
+What arrives on the event loop is written and hashed by a thread (`addon.transfer.writing`). While too much waits for
+that, upstream is not read: a slow disk slows the upstream down, and memory stays bounded.
 
 A fill belongs to no client. It ends in the store, or in an error that breaks the bodies of all who read along; what it
 had then is kept for the next attempt. Where it is the disk that fails, they go on without the store
@@ -22,27 +21,26 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mitmproxy import http
 
 from addon.auth.tokens import TokenUnavailable
-from addon.store.errors import DigestMismatch, StoreError
+from addon.registry.digest import Digest
+from addon.store.errors import DigestMismatch, NoRoom, StoreError
 from addon.store.ingest import Ingest
 from addon.transfer.followed import Followed, State
+from addon.transfer.leftovers import drop, let_go, withdraw
 from addon.transfer.source import Source
-from addon.transfer.stretch import Nobody, Stretch, check_coding, checked, give_back
+from addon.transfer.stretch import Nobody, Stretch, check_coding, checked
 from addon.transfer.upstream import Exchange, Receiver, UpstreamError
+from addon.transfer.writing import Writing
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 logger = logging.getLogger(__name__)
 
-BATCH = 512 * 1024
-"""Bytes that are written in one go, if that many wait: a hop to the writing thread costs as much as 64 KiB of work."""
-BOUND = 4 * 1024 * 1024
-"""Bytes that may wait to be written."""
 SEGMENT = 8 * 1024 * 1024
 """Bytes that one connection fetches before it turns to the next segment in turn."""
 LARGE = 4 * SEGMENT
@@ -50,16 +48,11 @@ LARGE = 4 * SEGMENT
 ATTEMPTS = 6
 """How often in a row a stretch may fail without a byte of progress."""
 SLOW_SECONDS = 5
-"""How long the disk may take for what waits to be written, which is no more than `BOUND`."""
+"""How long the disk may take for what waits to be written, which is no more than `addon.transfer.writing.BOUND`."""
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 8.0
-_IDLE_SECONDS = 0.005
 _REFUSALS = (401, 403, 404)
 # Of all who joined, so many are remembered: the last.
 _MOST_OTHERS = 4
-
-
-class DiskTrouble(StoreError):
-    """The disk does not take what upstream gives; the message says why."""
 
 
 class Fill(Followed):
@@ -80,7 +73,7 @@ class Fill(Followed):
             source: where they come from.
             executor: the threads that write.
             connections: over how many connections they may come.
-            trouble: is told why the disk does not take them.
+            trouble: is told why the store does not take them.
         """
         super().__init__(ingest.digest, ingest.reader())
         self._began = time.monotonic()
@@ -93,17 +86,11 @@ class Fill(Followed):
         self._ingest = ingest
         self._source = source
         self._others: deque[Source] = deque(maxlen=_MOST_OTHERS)
-        self._executor = executor
         self._trouble = trouble
         self._connections = connections
-        self._work: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._work.set_result(None)
-        self._stretches: list[Stretch] = []
+        self._writing = Writing(ingest, executor, SLOW_SECONDS, self.changed)
         self._segmented = False
         self._next_segment = 0
-        self._waiting_bytes = 0
-        self._arrived = asyncio.Event()
-        self._ended = False
 
     # The first answer, which decides about the fill's shape.
 
@@ -134,6 +121,9 @@ class Fill(Followed):
             self._segmented = span.stop < self.size
         else:
             self.size = int(announced) if announced.isascii() and announced.isdigit() else size
+            if self.size == 0 and self.digest != Digest.of(b"", self.digest.algorithm):
+                # Of an empty body no byte can be held back: it would be whole before anybody knew that it is bad.
+                raise UpstreamError("upstream sent an empty body, which is not the blob")
             if start and self.size is not None and start > self.size:
                 self._ingest.go_on_from(0)
                 start = 0
@@ -142,7 +132,7 @@ class Fill(Followed):
         if self.size is not None:
             self._ingest.announce(self.size)
         self.resumed = start
-        self._stretches.append(stretch)
+        self._writing.stretches.append(stretch)
         return stretch
 
     # The run.
@@ -155,7 +145,7 @@ class Fill(Followed):
             exchange: the exchange that brings it.
             record: writes down where the blob came from; called in the writing thread before the commit.
         """
-        writer = asyncio.create_task(self._write(), name=f"write {self.digest.short}")
+        writer = asyncio.create_task(self._writing.run(), name=f"write {self.digest.short}")
         workers = [asyncio.create_task(self._fetch_all(stretch, exchange), name=f"receive {self.digest.short}")]
         if self._segmented:
             more = range(1, self._connections)
@@ -163,14 +153,13 @@ class Fill(Followed):
         try:
             # The writer ends before the upstream does only where the disk failed.
             await _all_of(workers, writer)
-            self._ended = True
-            self._arrived.set()
+            self._writing.end()
             await writer
-            await self._call(self._ingest.verify, self.size)
+            await self._writing.call(self._ingest.verify, self.size)
             self.state = State.VERIFIED
             self.changed()
-            await self._call(record)
-            await self._call(self._ingest.commit)
+            await self._writing.call(record)
+            await self._writing.call(self._ingest.commit)
         except (UpstreamError, DigestMismatch) as e:
             self._break(str(e))
             await self._settle(*workers, writer)
@@ -179,17 +168,21 @@ class Fill(Followed):
             if self.state is State.RUNNING:
                 # Those who read along go on from there, before anything else is waited for.
                 self.written, self.interrupted = self._ingest.proven, True
-            self._trouble(e)
+            if not isinstance(e, NoRoom):
+                self._trouble(e)
             self._break(str(e))
             await self._settle(*workers, writer)
             await self._leave(e)
+            if isinstance(e, NoRoom):
+                # What this one took is no longer in the way of the others.
+                self._trouble(e)
         except asyncio.CancelledError:
             self._break("the proxy is shutting down")
             await self._settle(*workers, writer)
             await self._leave(None)
         finally:
             await self._settle(*workers, writer)
-            self._ingest.abort()
+            drop(self._ingest)
             if self.state is State.RUNNING:
                 # The task tells of the fault; those who read along must not wait for ever.
                 self._break("of a fault of ours")
@@ -207,7 +200,7 @@ class Fill(Followed):
         start = self._next_segment
         self._next_segment = min(start + SEGMENT, self.size)
         stretch = Stretch(self, start, self._next_segment)
-        self._stretches.append(stretch)
+        self._writing.stretches.append(stretch)
         return stretch
 
     async def _fetch(self, stretch: Stretch, exchange: Exchange | None) -> None:
@@ -287,14 +280,15 @@ class Fill(Followed):
             raise UpstreamError(f"upstream now has {announced} bytes instead of {self.size}")
 
     async def _settle(self, *tasks: asyncio.Task[None]) -> None:
-        """End what runs. The thread may be writing; closing the file under it would send its bytes into another one."""
+        """End what runs."""
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, self._work, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._writing.settled()
 
     async def _leave(self, error: Exception | None) -> None:
         """Leave what there is to the next attempt, unless it is known to be bad."""
-        await self._call(withdraw if isinstance(error, DigestMismatch) else let_go, self._ingest)
+        await self._writing.call(withdraw if isinstance(error, DigestMismatch) else let_go, self._ingest)
 
     def drop(self) -> None:
         """Give up before `run`; what an earlier attempt left stays for the next."""
@@ -310,60 +304,21 @@ class Fill(Followed):
         self.changed()
         logger.warning("blob %s is not stored: %s", self.digest.short, reason)
 
-    # Writing.
+    # See `addon.transfer.stretch.Whole`.
 
     def arrived(self, count: int) -> None:
-        """So many bytes have been received, and wait to be written."""
-        self._waiting_bytes += count
-        self._arrived.set()
+        """See `Whole.arrived`."""
+        self._writing.arrived(count)
 
     @property
     def full(self) -> bool:
-        """Whether so much waits to be written that nothing more is welcome."""
-        return self._waiting_bytes >= BOUND and self.state is State.RUNNING
+        """See `Whole.full`."""
+        return self._writing.full and self.state is State.RUNNING
 
     async def ready(self) -> None:
-        """See `Basin.ready`."""
+        """See `Whole.ready`."""
         while self.full:
             await self.change()
-
-    async def _write(self) -> None:
-        while True:
-            if not self._waiting_bytes:
-                if self._ended:
-                    break
-                await self._arrived.wait()
-            self._arrived.clear()
-            if self._waiting_bytes < BATCH and not self._ended and self._ingest.offset:
-                # Give a fast upstream the time to fill a batch; a slow one does not notice.
-                await asyncio.sleep(_IDLE_SECONDS)
-            for stretch in self._stretches:
-                offset, chunks = stretch.take()
-                if chunks:
-                    await self._put(offset, chunks)
-                    self._waiting_bytes -= sum(map(len, chunks))
-                    give_back(chunks)
-            self._stretches = [stretch for stretch in self._stretches if not stretch.written]
-            await self._absorb()
-            self.changed()
-        await self._absorb()
-
-    async def _put(self, offset: int, chunks: list[bytes | memoryview]) -> None:
-        try:
-            async with asyncio.timeout(SLOW_SECONDS):
-                await self._call(self._ingest.write, offset, chunks)
-        except TimeoutError:
-            size = sum(map(len, chunks))
-            raise DiskTrouble(f"the disk is slow: it takes more than {SLOW_SECONDS} s for {size} bytes") from None
-
-    async def _absorb(self) -> None:
-        while await self._call(self._ingest.absorb):
-            self.changed()
-
-    async def _call[**P, R](self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        future = asyncio.get_running_loop().run_in_executor(self._executor, lambda: work(*args, **kwargs))
-        self._work = future
-        return await asyncio.shield(future)
 
     # The followers' side.
 
@@ -402,24 +357,6 @@ def pause(failures: int) -> float:
     """Seconds before the next attempt: twice as long each time, and never quite the same for two."""
     longest = min(_FIRST_PAUSE_SECONDS * (1 << failures - 1), _LONGEST_PAUSE_SECONDS)
     return longest * random.uniform(0.5, 1)  # noqa: S311 - it spreads load, and hides nothing
-
-
-def let_go(ingest: Ingest) -> None:
-    """Leave an ingest to the next attempt; where the disk fails, nothing of it is left."""
-    try:
-        ingest.keep()
-    except OSError as e:
-        logger.warning("blob %s: what there is cannot be kept: %s", ingest.digest.short, e.strerror)
-        ingest.abort()
-
-
-def withdraw(ingest: Ingest) -> None:
-    """Drop an ingest whose bytes are not the blob's."""
-    try:
-        ingest.withdraw()
-    except OSError as e:
-        logger.warning("blob %s: what there is cannot be dropped: %s", ingest.digest.short, e.strerror)
-        ingest.abort()
 
 
 async def _all_of(workers: list[asyncio.Task[None]], writer: asyncio.Task[None]) -> None:

@@ -13,10 +13,8 @@ not hold up one of three.
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Collection
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from mitmproxy import ctx, http
@@ -27,12 +25,14 @@ from addon.registry.digest import Digest
 from addon.store.disk import Store
 from addon.store.errors import NoRoom, StoreError
 from addon.store.tally import Count
-from addon.transfer.fill import Fill, first_request, let_go
+from addon.transfer.fill import Fill, first_request
 from addon.transfer.followed import Followed, State
+from addon.transfer.leftovers import let_go
 from addon.transfer.remote import RemoteFill
 from addon.transfer.source import Source
 from addon.transfer.stretch import Nobody, Stretch, check_coding
 from addon.transfer.trouble import Trouble, told
+from addon.transfer.turns import FairLimit
 from addon.transfer.upstream import Choose, Exchange, Receiver, UpstreamError
 
 logger = logging.getLogger(__name__)
@@ -73,49 +73,6 @@ class NotStorable(Exception):
 
 class Overtaken(Exception):
     """Another request, or another process, has begun to fill it. Whether this one may read along is to be asked."""
-
-
-class FairLimit:
-    """Lets so many in at once; those who wait are let in by turns of their keys, first come first within one."""
-
-    def __init__(self, most: int) -> None:
-        self._free = most
-        self._queues: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-
-    @asynccontextmanager
-    async def turn(self, key: str) -> AsyncIterator[None]:
-        """Wait for a place, and hold it."""
-        await self.acquire(key)
-        try:
-            yield
-        finally:
-            self.release()
-
-    async def acquire(self, key: str) -> None:
-        """Wait for a place."""
-        if self._free:
-            self._free -= 1
-            return
-        place = asyncio.get_running_loop().create_future()
-        self._queues.setdefault(key, deque()).append(place)
-        try:
-            await place
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
-                self.release()
-            raise
-
-    def release(self) -> None:
-        """Give a place back: to the next in turn, where somebody waits."""
-        while self._queues:
-            key, queue = self._queues.popitem(last=False)
-            place = queue.popleft()
-            if queue:
-                self._queues[key] = queue
-            if not place.done():
-                place.set_result(None)
-                return
-        self._free += 1
 
 
 class Fills:
@@ -212,11 +169,11 @@ class Fills:
             task.exception()
 
     async def _start(self, wanted: Wanted, source: Source, size: int | None) -> Fill | Refused:
+        self._check()
         await self._limit.acquire(wanted.repository)
         held = True
         try:
-            if self.trouble.reason:
-                raise NotStorable(self.trouble.reason)
+            self._check()
             outcome = await self._ask(wanted, source, size)
             if isinstance(outcome, tuple):
                 fill, stretch, exchange = outcome
@@ -227,6 +184,17 @@ class Fills:
         finally:
             if held:
                 self._limit.release()
+
+    def _check(self) -> None:
+        if self.trouble.reason:
+            raise NotStorable(self.trouble.reason)
+
+    def failed(self, error: Exception) -> None:
+        """The store did not take a blob."""
+        self.trouble.note(error)
+        if reason := self.trouble.reason:
+            # Whoever is at it may be for as long as the disk is stuck.
+            self._limit.turn_away(lambda: NotStorable(reason))
 
     async def _ask(
         self, wanted: Wanted, source: Source, size: int | None
@@ -239,17 +207,24 @@ class Fills:
             await self.over(active)
         claim = _Claim(self, wanted, source)
         start, stop = first_request(self._store.kept(wanted.digest, wanted.registry), size, self._connections)
-        response, exchange = await source.get(start, stop, claim.choosing(start, size))
-        if response.status_code == 416 and start:
-            # What an earlier attempt left is longer than the blob.
-            await exchange.abort()
-            start, stop = first_request(0, size, self._connections)
+        try:
             response, exchange = await source.get(start, stop, claim.choosing(start, size))
+            if response.status_code == 416 and start:
+                # What an earlier attempt left is longer than the blob.
+                await exchange.abort()
+                start, stop = first_request(0, size, self._connections)
+                response, exchange = await source.get(start, stop, claim.choosing(start, size))
+        except BaseException:
+            if claim.fill is not None:
+                # It is not to be found for ever by those who come later.
+                del self._active[key]
+                claim.fill.drop()
+            raise
         if claim.fill is not None and claim.stretch is not None:
             return claim.fill, claim.stretch, exchange
         await exchange.abort()
-        if active := self._active.get(key):
-            return active
+        if claim.shared is not None:
+            return claim.shared
         if claim.overtaken:
             raise Overtaken
         if claim.unfit:
@@ -266,16 +241,11 @@ class Fills:
 
         Raises:
             BlockingIOError: another process has begun.
-            UpstreamError: another request has begun.
             StoreError, OSError: it cannot be stored.
         """
-        if active := self._active.get((wanted.registry, wanted.digest)):
-            # Upstream gives it here as well.
-            active.repositories.add(wanted.repository)
-            raise UpstreamError("it is being filled by another request")
         ingest = self._store.ingest(wanted.digest, wanted.registry)
         try:
-            return Fill(ingest, source, self._executor, self._connections, self.trouble.note)
+            return Fill(ingest, source, self._executor, self._connections, self.failed)
         except OSError:
             let_go(ingest)
             raise
@@ -324,13 +294,14 @@ class Fills:
         """Break what is under way, and wait until its files are settled."""
         running: list[asyncio.Task[None] | asyncio.Task[Fill | Refused]] = [*self._starting.values(), *self._running]
         running += self._looking
-        await self.trouble.close()
         if self._progress is not None:
             running.append(self._progress)
         for task in running:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*running, return_exceptions=True)
+        # Until here, one of them could still run into some.
+        await self.trouble.close()
         self._executor.shutdown()
 
 
@@ -343,8 +314,10 @@ class _Claim:
         self._source = source
         self.fill: Fill | None = None
         self.stretch: Stretch | None = None
+        self.shared: Fill | None = None
+        """The fill of another request, which was quicker; upstream gives the blob to this one as well."""
         self.overtaken = False
-        """Whether another process has begun."""
+        """Whether somebody else has it, with whom it cannot be shared just now."""
         self.unfit = ""
         """Why the answer cannot be stored."""
 
@@ -352,6 +325,9 @@ class _Claim:
         """The choice for an answer to a request for the bytes from ``start``."""
 
         def choose(response: http.Response) -> Receiver | None:
+            if response.status_code == 416 and start:
+                # Its body is not waited for: the distribution registry announces the whole blob there, and hangs up.
+                return Nobody()
             if response.status_code not in (200, 206):
                 return None
             try:
@@ -364,12 +340,19 @@ class _Claim:
             except (StoreError, OSError) as e:
                 self.unfit = told(e)
                 if not isinstance(e, NoRoom):
-                    self._fills.trouble.note(e)
+                    self._fills.failed(e)
             return self.stretch or Nobody()
 
         return choose
 
     def _take(self, response: http.Response, start: int, size: int | None) -> None:
+        if active := self._fills.active(self._wanted.registry, self._wanted.digest):
+            if active.state is State.BROKEN:
+                self.overtaken = True
+            else:
+                active.repositories.add(self._wanted.repository)
+                self.shared = active
+            return
         fill = self._fills.claim(self._wanted, self._source)
         try:
             self.stretch = fill.begin(response, start, size)

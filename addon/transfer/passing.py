@@ -4,8 +4,8 @@ A client that reads along has nothing to do with either. `Continued` is its body
 with what somebody finds for it, a fill that took over, the stored blob, or `Passing`, which brings the rest straight
 from upstream, past the store.
 
-Passing keeps the promise that nobody is given a complete blob that is bad: it goes on with the hash where the fill
-left it, and holds the last byte back until the digest is known.
+Passing keeps the promise that nobody is given a complete blob that is bad: it hashes what follows together with what
+was given before, and holds the end back until the digest is known.
 """
 
 import asyncio
@@ -18,13 +18,15 @@ from mitmproxy import http
 
 from addon.auth.tokens import TokenUnavailable
 from addon.registry.digest import Digest
+from addon.store.blob import BlobReader
 from addon.store.errors import DigestMismatch
 from addon.transfer.body import PIECE, Body, BodyBroken
-from addon.transfer.fill import ATTEMPTS, BOUND, Fill, pause
+from addon.transfer.fill import ATTEMPTS, Fill, pause
 from addon.transfer.followed import GrowingBody
 from addon.transfer.source import Source
 from addon.transfer.stretch import Nobody, Stretch, check_coding, checked
 from addon.transfer.upstream import Exchange, Receiver, UpstreamError
+from addon.transfer.writing import BOUND
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -41,6 +43,8 @@ class Continued(Body):
     def __init__(self, body: GrowingBody, go_on: GoOn) -> None:
         self._body: Body = body
         self._go_on = go_on
+        self._going_on = False
+        self._closed = False
 
     @property
     def ended(self) -> bool:
@@ -63,19 +67,40 @@ class Continued(Body):
             broken = self._body
             if not isinstance(broken, GrowingBody) or not broken.fill.interrupted:
                 raise
-            self._body = await self._go_on(broken)
+            self._going_on = True
+            try:
+                rest = await self._go_on(broken)
+            finally:
+                self._going_on = False
+                if self._closed:
+                    broken.close()
+            if self._closed:
+                rest.close()
+                raise
+            self._body = rest
             broken.close()
             await self.wait()
 
     def close(self) -> None:
         """See `Body.close`."""
-        self._body.close()
+        self._closed = True
+        if not self._going_on:
+            self._body.close()
 
 
 class Passing(Body):
     """A span of a blob straight from upstream, for one client."""
 
-    def __init__(self, digest: Digest, source: Source, start: int, stop: int | None, hasher: "_Hash | None") -> None:
+    def __init__(
+        self,
+        digest: Digest,
+        source: Source,
+        start: int,
+        stop: int | None,
+        *,
+        size: int | None = None,
+        hasher: "_Hash | None" = None,
+    ) -> None:
         """Begin to fetch it.
 
         Args:
@@ -83,42 +108,46 @@ class Passing(Body):
             source: whom to ask.
             start: the offset of the first byte.
             stop: the offset behind the last one; None for the end of a blob whose length nobody knows.
-            hasher: the hash of all that is before ``start``, where ``stop`` is the blob's end; None checks nothing.
+            size: the blob's length in bytes, where it is known.
+            hasher: the hash of all that is before ``start``, where the span's end is the blob's; None checks nothing.
         """
         self.digest = digest
         self._source = source
         self._hasher = hasher
         self._position = start
         self._stop = stop
+        self._size = size
         self._stretch = Stretch(self, start, stop)
         self._pieces: deque[bytes | memoryview] = deque()
         self._held = 0
         """Bytes that have arrived and were not read yet."""
         self._over = False
-        self._broken = ""
+        """Whether nothing more arrives."""
+        self._broken = "upstream closed the connection"
+        """Why that is not all; empty where it is."""
         self._bad = False
+        """Whether all of it has arrived, and is not the blob."""
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._task = asyncio.create_task(self._fetch(), name=f"pass {digest.short}")
 
     @classmethod
-    def behind(cls, body: GrowingBody, source: Source) -> "Passing":
+    async def behind(cls, body: GrowingBody, source: Source) -> "Passing":
         """What follows where this body was interrupted.
 
         Raises:
-            OSError: the disk failed.
+            OSError: the disk failed, or too many files are open.
         """
-        fill, position, hasher = body.fill, body.position, None
-        if isinstance(fill, Fill) and fill.written and body.stop == fill.size:
-            offset, hasher = fill.written
-            hasher = hasher.copy() if offset <= position <= fill.received else None
-            while hasher and offset < position:
-                piece = body.reader.read(offset, min(PIECE, position - offset))
-                if not piece:
-                    raise OSError(f"the ingest ends at {offset}, before {position}")
-                hasher.update(piece)
-                offset += len(piece)
-        return cls(fill.digest, source, position, body.stop, hasher)
+        fill, hasher = body.fill, None
+        if body.stop == fill.size:
+            # It ends with the blob, so that the digest tells whether all of it is right.
+            reader = body.reader.again(body.position)
+            known = fill.written if isinstance(fill, Fill) else None
+            try:
+                hasher = await asyncio.to_thread(_hash_before, body.position, reader, known, fill.digest)
+            finally:
+                reader.close()
+        return cls(fill.digest, source, body.position, body.stop, size=fill.size, hasher=hasher)
 
     # Where it comes from: see `addon.transfer.stretch.Whole`.
 
@@ -146,13 +175,14 @@ class Passing(Body):
                 try:
                     await self._fetch_once()
                     break
-                except UpstreamError as e:
+                except (UpstreamError, TokenUnavailable) as e:
+                    self._broken = str(e)
                     failures = 1 if self._stretch.position > before else failures + 1
                     if failures >= ATTEMPTS or self._stop is None:
-                        self._broken = str(e)
-                        break
+                        return
                 await asyncio.sleep(pause(failures))
-        except (DigestMismatch, TokenUnavailable) as e:
+            self._broken = ""
+        except DigestMismatch as e:
             self._broken = str(e)
         finally:
             self._over = True
@@ -167,9 +197,7 @@ class Passing(Body):
             if response.status_code not in (200, 206):
                 return None
             try:
-                check_coding(response)
-                if response.status_code == 206:
-                    checked(response, start, None)
+                self._check(response, start)
             except UpstreamError as e:
                 unfit = str(e)
                 return Nobody()
@@ -183,6 +211,19 @@ class Passing(Body):
             await self._end(exchange)
         finally:
             await exchange.abort()
+
+    def _check(self, response: http.Response, start: int) -> None:
+        """See to it that an answer goes on with the same blob.
+
+        Raises:
+            UpstreamError: it does not.
+        """
+        check_coding(response)
+        announced = response.headers.get("content-length", "")
+        if response.status_code == 206:
+            checked(response, start, self._size)
+        elif self._size is not None and announced.isdigit() and int(announced) != self._size:
+            raise UpstreamError(f"upstream now has {announced} bytes instead of {self._size}")
 
     async def _end(self, exchange: Exchange) -> None:
         try:
@@ -199,7 +240,7 @@ class Passing(Body):
         """See `Body.ended`."""
         if self._stop is not None:
             return self._position >= self._stop
-        return self._over and not self._broken and not self._held
+        return self._over and not self._broken and not self._held and self._right()
 
     def read(self) -> bytes:
         """See `Body.read`."""
@@ -219,11 +260,14 @@ class Passing(Body):
         """The last piece, if all of them together are the blob; else nothing."""
         if self._hasher is not None:
             self._hasher.update(piece)
-            if self._hasher.hexdigest() != self.digest.encoded:
-                self._bad = True
-                logger.warning("blob %s passes through, but what upstream sent is not the blob", self.digest.short)
-                return b""
-        return piece
+        return piece if self._right() else b""
+
+    def _right(self) -> bool:
+        """Whether all of it, which has arrived by now, is the blob, as far as that can be told."""
+        if not self._bad and self._hasher is not None and self._hasher.hexdigest() != self.digest.encoded:
+            self._bad = True
+            logger.warning("blob %s passes through, but what upstream sent is not the blob", self.digest.short)
+        return not self._bad
 
     def _taken(self, count: int) -> None:
         if not count:
@@ -243,10 +287,34 @@ class Passing(Body):
             if self._held:
                 return
             if self._over:
-                raise BodyBroken(self._broken or "upstream closed the connection")
+                raise BodyBroken(self._broken)
             self._changed.clear()
             await self._changed.wait()
 
     def close(self) -> None:
         """See `Body.close`."""
         self._task.cancel()
+
+
+def _hash_before(position: int, reader: BlobReader, known: "tuple[int, _Hash] | None", digest: Digest) -> "_Hash":
+    """The hash of all that is before a position.
+
+    Args:
+        position: the offset of the first byte that is not in it.
+        reader: reads what is before it.
+        known: an offset, and the hash of all that is before that.
+        digest: the blob.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    offset, hasher = 0, digest.hasher()
+    if known is not None and known[0] <= position:
+        offset, hasher = known[0], known[1].copy()
+    while offset < position:
+        piece = reader.read(offset, min(PIECE, position - offset))
+        if not piece:
+            raise OSError(f"the ingest ends at {offset}, before {position}")
+        hasher.update(piece)
+        offset += len(piece)
+    return hasher

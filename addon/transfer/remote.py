@@ -1,8 +1,8 @@
 """A fill of another process that shares the store, as clients of this one follow it.
 
-Its owner tells in its lease how far it is. That is looked at every few milliseconds, as long as anybody here reads
-along; the bytes come out of the same file. Once the lease is given up, the blob is stored, or the fill has failed. If
-its process was killed, those who read along go on elsewhere.
+Its owner tells in its lease how far it is. That is looked at every few milliseconds; the bytes come out of the same
+file. Once the lease is given up, the blob is stored, or the fill has failed. Unless its bytes turned out to be bad, as
+where its process was killed, those who read along go on elsewhere.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class RemoteFill(Followed):
         """See `Followed.joined`: its owner asks by itself."""
 
     async def run(self) -> None:
-        """Look, until it is over or nobody reads along any more; never raises."""
+        """Look, until it is over; never raises."""
         pause = _SHORTEST_SECONDS
         try:
             while self.state is State.RUNNING:

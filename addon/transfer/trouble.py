@@ -10,7 +10,7 @@ import errno
 import logging
 from collections.abc import Callable
 
-from addon.store.errors import StoreError
+from addon.store.errors import NoRoom, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -48,22 +48,38 @@ class Trouble:
         self._task: asyncio.Task[None] | None = None
 
     def note(self, error: Exception) -> None:
-        """Storing a blob has just failed."""
-        if not self.reason:
-            logger.warning("nothing is stored, and blobs pass through, until this is over: %s", told(error))
+        """Storing a blob has just failed.
+
+        That there is no room for it says nothing about the next one, unless there is none for anything: that is tried
+        first.
+        """
+        if not isinstance(error, NoRoom):
+            self._begin(told(error))
+        if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._until_over(), name="wait until the store is well")
-        self.reason = told(error)
+
+    def _begin(self, reason: str) -> None:
+        if not self.reason:
+            logger.warning("nothing is stored, and blobs pass through, until this is over: %s", reason)
+        self.reason = reason
 
     async def _until_over(self) -> None:
+        if not self.reason and (reason := await self._failing()):
+            self._begin(reason)
+        if not self.reason:
+            return
         while self.reason:
             await asyncio.sleep(PROBE_SECONDS)
-            try:
-                await asyncio.to_thread(self._probe)
-            except (OSError, StoreError) as e:
-                self.reason = told(e)
-            else:
-                self.reason = ""
+            self.reason = await self._failing()
         logger.warning("blobs are stored again")
+
+    async def _failing(self) -> str:
+        """Why nothing can be stored; empty where something can."""
+        try:
+            await asyncio.to_thread(self._probe)
+        except (OSError, StoreError) as e:
+            return told(e)
+        return ""
 
     async def close(self) -> None:
         """Try no more."""

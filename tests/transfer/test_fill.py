@@ -18,10 +18,11 @@ from addon.store.disk import Store
 from addon.transfer import fill as module
 from addon.transfer import stretch as stretches
 from addon.transfer.body import BodyBroken
-from addon.transfer.fill import BATCH, BOUND, Fill, first_request, pause
+from addon.transfer.fill import Fill, first_request, pause
 from addon.transfer.followed import GrowingBody, State
 from addon.transfer.stretch import Stretch
 from addon.transfer.upstream import UpstreamError
+from addon.transfer.writing import BATCH, BOUND
 
 from .. import doubles
 from ..doubles import FakeExchange, FakeSource, digest_of

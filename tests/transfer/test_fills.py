@@ -18,8 +18,9 @@ from addon.store.ingest import Ingest
 from addon.transfer import fill as fill_module
 from addon.transfer import fills as module
 from addon.transfer.fill import Fill
-from addon.transfer.fills import FairLimit, Fills, Joined, NotStorable, Overtaken, Refused, Wanted, progress
+from addon.transfer.fills import Fills, Joined, NotStorable, Overtaken, Refused, Wanted, progress
 from addon.transfer.followed import GrowingBody, State
+from addon.transfer.turns import FairLimit
 from addon.transfer.upstream import UpstreamError
 
 from ..doubles import BOUND, FakeSource, Question, digest_of, mitmproxy_with
