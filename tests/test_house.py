@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from addon.main import OPTIONS
+from addon.ui.options import OPTIONS
 
 ROOT = Path(__file__).parent.parent
 ADDON = ROOT / "addon"

@@ -13,19 +13,21 @@ from mitmproxy.proxy.layers.http import HttpRequestHook
 from mitmproxy.test import taddons, tflow
 
 from addon import main as module
-from addon.main import OPTIONS, Pulltap
+from addon.main import Pulltap
 from addon.parts import Parts
 from addon.passthrough import Passthrough
 from addon.pullthrough import Pullthrough
 from addon.transfer.gate import Gate
 from addon.transfer.kept import Redaction
 from addon.transfer.stream import StreamLayers
+from addon.ui.commands import Commands
+from addon.ui.options import OPTIONS
 from addon.ui.pages import Pages
 
 from .doubles import mitmproxy_with, nothing_left
 
 Load = Callable[..., tuple[Pulltap, taddons.context]]
-HOOKS = [Gate, StreamLayers, Pages, Passthrough, Pullthrough, Redaction]
+HOOKS = [Gate, StreamLayers, Pages, Passthrough, Pullthrough, Redaction, Commands]
 
 
 @pytest.fixture

@@ -204,15 +204,22 @@ def test_an_unknown_command_is_refused_with_those_that_exist(bare: Checkout) -> 
     (bare.root / "bench").mkdir()
     (bare.root / "addon/ui").mkdir()
     (bare.root / "addon/ui/cli.py").touch()
-    assert "console web test bench store warm trust doctor lab help" in bare.complaint("stor", status=2)
+    assert "console web test bench store warm help" in bare.complaint("stor", status=2)
 
 
-def test_later_commands_are_modules(checkout: Checkout) -> None:
-    (checkout.root / "bench").mkdir()
+@pytest.mark.parametrize("word", ["store", "warm"])
+def test_commands_beside_the_proxy_are_a_module_and_see_its_config(checkout: Checkout, word: str) -> None:
     (checkout.root / "addon/ui").mkdir()
     (checkout.root / "addon/ui/cli.py").touch()
-    checkout.output("store", "rm", "a b")
-    assert checkout.calls()[-1] == "-P -m addon.ui.cli store rm a b"
+    checkout.output(word, "rm", "a b", "--", "-q")
+    assert checkout.calls()[-1] == f"-P -m addon.ui.cli {word} rm a b -- -q"
+    assert checkout.link.readlink() == checkout.root / "mitm-config.yaml"
+    assert checkout.calls("-I -m pip")[-1].endswith("requirements.txt")
+    assert "missing.yaml" in checkout.complaint(word, PULLTAP_CONFIG="missing.yaml")
+
+
+def test_the_benchmarks_are_a_module(checkout: Checkout) -> None:
+    (checkout.root / "bench").mkdir()
     checkout.output("bench", "-q")
     assert checkout.calls()[-1] == "-P -m bench -q"
     assert checkout.calls("-I -m pip")[-1].endswith("requirements-dev.txt")
@@ -221,7 +228,7 @@ def test_later_commands_are_modules(checkout: Checkout) -> None:
 @pytest.mark.parametrize("word", ["help", "-h", "--help"])
 def test_help_needs_nothing_and_names_the_variables(bare: Checkout, word: str) -> None:
     text = "\n".join(bare.output(word, HOME=""))
-    for name in ("PULLTAP_CONFIG", "PULLTAP_HOME", "PULLTAP_PYTHON", "mitmdump", "console", "web", "test"):
+    for name in ("PULLTAP_CONFIG", "PULLTAP_HOME", "PULLTAP_PYTHON", "console", "web", "test", "store", "warm"):
         assert name in text
     assert bare.calls() == []
 
@@ -581,4 +588,5 @@ def test_a_new_checkout_sets_itself_up(tmp_path: Path, installer: str) -> None:
 
     assert "Mitmproxy: 12." in run(str(root / "run.sh"), "--version")
     run(str(root / ".venv/bin/python"), "-P", "-c", "import addon")
+    assert '"blobs": 0' in run(str(root / "run.sh"), "store", "stats", "--json")
     assert "pytest" in run(str(root / "run.sh"), "test", "--version")

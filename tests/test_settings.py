@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from addon import settings
-from addon.main import OPTIONS
 from addon.settings import (
     DOCKER_HUB,
     REGISTRIES,
@@ -27,6 +26,7 @@ from addon.settings import (
     parse_registries,
     read_file,
 )
+from addon.ui.options import OPTIONS
 
 SHIPPED = Path(__file__).parent.parent / "mitm-config.yaml"
 TYPES = {"registry_hosts": Sequence[str], "registry_store": str, "registry_max_fills": int, "registry_flag": bool}
@@ -37,6 +37,7 @@ def parse(**changes: Any) -> Settings:
         "hosts": ["ghcr.io"],
         "store": "/srv/store",
         "max_size": 1,
+        "min_free": 0,
         "access": "check",
         "docker_config": "",
         "max_fills": 1,
@@ -216,6 +217,8 @@ def test_a_host_may_be_named_twice_or_none_at_all(hosts: list[str]) -> None:
         ({"max_size": None}, "registry_store_max_size is to be a size such as 50g", "registry_store_max_size"),
         ({"max_size": 0}, "such as 50g", "registry_store_max_size"),
         ({"max_size": -1}, "such as 50g", "registry_store_max_size"),
+        ({"min_free": None}, "registry_store_min_free is to be a size such as 1g, or 0", "registry_store_min_free"),
+        ({"min_free": -1}, "such as 1g, or 0", "registry_store_min_free"),
         ({"access": "off"}, "registry_access is 'off', but is to be one of check, trust", "registry_access"),
         ({"access": ""}, "one of check, trust", "registry_access"),
         ({"max_fills": 0}, "registry_max_fills is 0, but is to be 1 or more", "registry_max_fills"),
@@ -235,8 +238,9 @@ def test_values_that_mean_nothing(changes: dict[str, object], message: str, key:
 
 
 def test_values_that_mean_something() -> None:
-    found = parse(max_size=5, access="trust", max_fills=3, fill_connections=2, access_grace=0)
-    assert (found.max_size, found.access, found.max_fills, found.fill_connections) == (5, Access.TRUST, 3, 2)
+    found = parse(max_size=5, min_free=7, access="trust", max_fills=3, fill_connections=2, access_grace=0)
+    assert (found.max_size, found.min_free, found.access) == (5, 7, Access.TRUST)
+    assert (found.max_fills, found.fill_connections) == (3, 2)
     assert found.access_grace == 0
 
 
