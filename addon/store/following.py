@@ -1,10 +1,7 @@
 """Reading along while another process fills a blob."""
 
 import contextlib
-<<<<<<< working
 import fcntl
-=======
->>>>>>> mine
 import os
 
 from addon.store.blob import BlobReader
