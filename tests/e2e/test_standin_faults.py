@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import pytest
 
@@ -162,9 +163,15 @@ def test_reset_at_accept(hub: Hub, direct: Raw) -> None:
     assert direct.request("GET", hub.url("/v2/")).status == CHALLENGE
 
 
-def test_untrusted_certificate(hub: Hub, direct: Raw, decrypting_proxy: BareProxy) -> None:
-    hub.faults.add(Fault(host=hub.names.registry, accept="untrusted", times=2))
-    with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+@pytest.mark.parametrize(
+    ("accept", "reason"),
+    [("untrusted", "unable to get local issuer"), ("misnamed", "Hostname mismatch"), ("expired", "has expired")],
+)
+def test_bad_certificate(
+    hub: Hub, direct: Raw, decrypting_proxy: BareProxy, accept: Literal["untrusted", "misnamed", "expired"], reason: str
+) -> None:
+    hub.faults.add(Fault(host=hub.names.registry, accept=accept, times=2))
+    with pytest.raises(OSError, match=f"CERTIFICATE_VERIFY_FAILED.*{reason}"):
         direct.request("GET", hub.url("/v2/"))
     through = Raw(decrypting_proxy.port, decrypting_proxy.ca)
     assert through.request("GET", hub.url("/v2/")).status == 502

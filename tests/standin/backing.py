@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from .faults import Cut
 from .wire import PIECE, Answer, Request
 
 _NOT_FORWARDED = ("connection", "keep-alive", "proxy-connection", "te", "upgrade", "authorization")
@@ -102,6 +103,9 @@ def _body(connection: http.client.HTTPConnection, response: http.client.HTTPResp
     try:
         while piece := response.read1(PIECE):
             yield piece
+        if response.length:
+            # distribution tells the blob's length in a 416 as well, and then closes the connection.
+            raise Cut
     finally:
         connection.close()
 

@@ -43,8 +43,9 @@ class Fault:
     """How often it applies; None is for ever."""
 
     # What happens to the connection, before any request is read; such a rule looks at `host` alone.
-    accept: Literal["", "reset", "untrusted"] = ""
-    """`reset` ends it as TLS begins; `untrusted` presents a certificate that no client knows."""
+    accept: Literal["", "reset", "untrusted", "misnamed", "expired"] = ""
+    """`reset` ends it as TLS begins. The others present a certificate that is not good: of an authority that no client
+    knows, for another name, or out of date."""
 
     # What happens to the answer.
     status: int | None = None

@@ -50,8 +50,13 @@ class Hub:
         stranger = Authority(self.folder / "untrusted", "Nobody's authority")
 
         def listener(host: str, answer: Callable[[Request], Answer]) -> Listener:
-            trusted, untrusted = self.authority.server_context(host), stranger.server_context(host)
-            return Listener(host, answer, shared, trusted=trusted, untrusted=untrusted)
+            contexts = {
+                "": self.authority.server_context(host),
+                "untrusted": stranger.server_context(host),
+                "misnamed": self.authority.server_context(f"not-{host}"),
+                "expired": self.authority.server_context(host, expired=True),
+            }
+            return Listener(host, answer, shared, contexts)
 
         self._listeners = [
             listener(self.names.registry, self._registry.answer),

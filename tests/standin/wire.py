@@ -14,7 +14,7 @@ import struct
 import threading
 import traceback
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -95,15 +95,14 @@ class Listener(ThreadingHTTPServer):
         host: str,
         answer: Callable[[Request], Answer],
         shared: Shared,
-        *,
-        trusted: ssl.SSLContext,
-        untrusted: ssl.SSLContext,
+        contexts: Mapping[str, ssl.SSLContext],
     ) -> None:
+        """Begin to serve; `contexts` says how TLS begins, by the value of `Fault.accept`."""
         super().__init__(("127.0.0.1", 0), _Connection)
         self.host = host
         self.answer = answer
         self.shared = shared
-        self._contexts = {"": trusted, "untrusted": untrusted}
+        self._contexts = contexts
         for each in self._contexts.values():
             each.sni_callback = _remember_sni
         self._open: set[socket.socket] = set()
