@@ -2,10 +2,18 @@
 
 import gc
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from ..doubles import nothing_left
+from addon.registry.digest import Digest
+from addon.store.disk import Store
+from addon.transfer import fill
+from addon.transfer.fill import Fill
+
+from ..doubles import FakeSource, digest_of, nothing_left
+from .filling import CONTENT, ORIGIN, Filling, Start
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +30,35 @@ async def tidy(_quick_collections: None, caplog: pytest.LogCaptureFixture) -> As
     """No task and no open file is left behind by the test."""
     async with nothing_left(caplog):
         yield
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No attempt is waited for."""
+    monkeypatch.setattr(fill, "_FIRST_PAUSE_SECONDS", 0)
+
+
+@pytest.fixture
+async def store(tidy: None, tmp_path: Path) -> AsyncIterator[Store]:
+    store = Store(tmp_path / "store")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as executor:
+        yield executor
+
+
+@pytest.fixture
+def start(store: Store, executor: ThreadPoolExecutor, at_once: None) -> Start:
+    """Starts fills of contents, or of digests."""
+
+    def start(content: bytes | Digest = CONTENT, connections: int = 1) -> Filling:
+        digest = content if isinstance(content, Digest) else digest_of(content)
+        source, troubles = FakeSource(), list[Exception]()
+        fill = Fill(store.ingest(digest, ORIGIN), source, executor, connections, troubles.append)
+        return Filling(fill, source, troubles)
+
+    return start

@@ -4,7 +4,6 @@ import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from mitmproxy import http
@@ -15,38 +14,22 @@ from addon.auth.tokens import TokenUnavailable
 from addon.registry.digest import Digest
 from addon.store.disk import Store
 from addon.store.ingest import Ingest
-from addon.transfer import fill as fill_module
 from addon.transfer import fills as module
 from addon.transfer.fill import Fill
 from addon.transfer.fills import Fills, Joined, NotStorable, Overtaken, Refused, Wanted, progress
-from addon.transfer.followed import GrowingBody, State
-from addon.transfer.turns import FairLimit
+from addon.transfer.followed import State
 from addon.transfer.upstream import UpstreamError
 
 from ..doubles import BOUND, FakeSource, Question, digest_of, mitmproxy_with
+from .filling import CONTENT, ingests, read
 
 REGISTRY = "registry.example"
-CONTENT = bytes(range(256)) * 40
 DIGEST = digest_of(CONTENT)
 SIZED = {"Content_Length": str(len(CONTENT))}
 
 
 def wanted(credential: str = "anonymous", repository: str = "library/alpine", digest: Digest = DIGEST) -> Wanted:
     return Wanted(REGISTRY, repository, digest, credential)
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No attempt is waited for, and progress is shown all the time."""
-    monkeypatch.setattr(fill_module, "_FIRST_PAUSE_SECONDS", 0)
-    monkeypatch.setattr(module, "_PROGRESS_SECONDS", 0.001)
-
-
-@pytest.fixture
-async def store(tidy: None, tmp_path: Path) -> AsyncIterator[Store]:
-    store = Store(tmp_path / "store")
-    yield store
-    store.close()
 
 
 @pytest.fixture
@@ -56,7 +39,11 @@ async def mitmproxy() -> AsyncIterator[taddons.context]:
 
 
 @pytest.fixture
-async def fills(store: Store, mitmproxy: taddons.context) -> AsyncIterator[Fills]:
+async def fills(
+    store: Store, mitmproxy: taddons.context, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Fills]:
+    # Progress is shown all the time.
+    monkeypatch.setattr(module, "_PROGRESS_SECONDS", 0.001)
     fills = Fills(store, most=4, connections=1)
     yield fills
     await fills.close()
@@ -82,21 +69,6 @@ async def settled(fills: Fills) -> None:
         while fills._running:
             await asyncio.wait(fills._running)
             await asyncio.sleep(0)
-
-
-async def read(body: GrowingBody) -> bytes:
-    content = bytearray()
-    async with asyncio.timeout(BOUND):
-        while not body.ended:
-            content += (piece := body.read())
-            if not piece:
-                await body.wait()
-    body.close()
-    return bytes(content)
-
-
-def ingests(store: Store) -> list[Path]:
-    return list(store.layout.ingests.iterdir())
 
 
 async def test_a_fill_ends_in_the_store(fills: Fills, store: Store) -> None:
@@ -465,43 +437,6 @@ async def test_only_so_many_fills_run_at_once(store: Store, mitmproxy: taddons.c
             question.answer(200, content)
             await joined(starts[number])
     await fills.close()
-
-
-async def test_turns_go_by_repository() -> None:
-    limit, order = FairLimit(1), list[str]()
-    await limit.acquire("first")
-
-    async def come(name: str, key: str) -> None:
-        async with limit.turn(key):
-            order.append(name)
-
-    waiting = [asyncio.create_task(come(f"a{n}", "a")) for n in range(4)]
-    waiting += [asyncio.create_task(come(f"b{n}", "b")) for n in range(2)]
-    waiting.append(asyncio.create_task(come("c0", "c")))
-    await asyncio.sleep(0)
-    assert not order
-    limit.release()
-    await asyncio.wait_for(asyncio.gather(*waiting), BOUND)
-    assert order == ["a0", "b0", "c0", "a1", "b1", "a2", "a3"]
-
-
-async def test_who_gives_up_waiting_takes_no_place() -> None:
-    limit = FairLimit(1)
-    await limit.acquire("a")
-    waiting = [asyncio.create_task(limit.acquire("a")) for _ in range(4)]
-    await asyncio.sleep(0)
-    waiting[0].cancel()
-    await asyncio.wait([waiting[0]])
-    limit.release()
-    # This one was given its place, and leaves before it knows.
-    waiting[1].cancel()
-    await asyncio.wait([waiting[1]])
-    assert waiting[1].cancelled()
-    await asyncio.wait_for(waiting[2], BOUND)
-    limit.release()
-    await asyncio.wait_for(waiting[3], BOUND)
-    limit.release()
-    await asyncio.wait_for(limit.acquire("a"), BOUND)
 
 
 # What people see.
