@@ -5,6 +5,8 @@ schema 2, and its manifest list have the same fields.
 """
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,10 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 # Layers that no registry holds: they are fetched from where their vendor says.
 _ELSEWHERE = ("foreign", "nondistributable")
+# An index is anybody's to write, and its platforms are shown in terminals.
+_PLATFORM = re.compile(r"[a-zA-Z0-9._-]{1,32}", re.ASCII)
+# The specification's int64.
+_LARGEST_SIZE = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +45,14 @@ class Manifest:
     """What an index lists."""
 
     def for_platform(self, platform: str) -> Descriptor | None:
-        """What an index lists for a platform; one without a variant stands for any."""
-        for each in self.manifests:
-            if each.platform == platform or each.platform.startswith(f"{platform}/"):
-                return each
-        # linux/arm64 is v8, whether or not somebody says so.
-        return next((each for each in self.manifests if platform == f"{each.platform}/v8"), None)
+        """What an index lists for a platform; one without a variant stands for any, if it is not listed itself."""
+        fits: tuple[Callable[[str], bool], ...] = (
+            lambda listed: listed == platform,
+            lambda listed: listed.startswith(f"{platform}/"),
+            # linux/arm64 is v8, whether or not somebody says so.
+            lambda listed: f"{listed}/v8" == platform,
+        )
+        return next((each for fit in fits for each in self.manifests if fit(each.platform)), None)
 
 
 def parse(content: bytes) -> Manifest:
@@ -61,8 +69,9 @@ def parse(content: bytes) -> Manifest:
         media_type = fields.get("mediaType")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise ValueError(f"not a manifest: {e}") from None
-    if not listed and not blobs:
-        raise ValueError("not a manifest: it names neither blobs nor manifests")
+    if bool(listed) == bool(blobs):
+        # Clients disagree about one that names both (CVE-2021-41190), and so do registries.
+        raise ValueError(f"not a manifest: it names {'both blobs and' if listed else 'neither blobs nor'} manifests")
     here = tuple(blob for blob in blobs if not any(word in blob.media_type for word in _ELSEWHERE))
     if not isinstance(media_type, str):
         # OCI lets it be left out.
@@ -72,13 +81,13 @@ def parse(content: bytes) -> Manifest:
 
 def _descriptor(entry: Any) -> Descriptor:
     size = entry["size"]
-    if type(size) is not int or size < 0:
+    if type(size) is not int or not 0 <= size <= _LARGEST_SIZE:
         raise ValueError(f"a size is {size!r}"[:80])
     platform = entry.get("platform") or {}
-    parts = [platform.get(key) for key in ("os", "architecture", "variant")]
+    parts = [str(platform.get(key) or "") for key in ("os", "architecture", "variant")]
     return Descriptor(
         Digest.parse(entry["digest"]),
         size,
-        str(entry.get("mediaType", "")),
-        "/".join(str(part) for part in parts if part),
+        str(entry.get("mediaType") or ""),
+        "/".join(part for part in parts if part) if all(map(_PLATFORM.fullmatch, filter(None, parts))) else "",
     )

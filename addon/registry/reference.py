@@ -15,12 +15,16 @@ from addon.registry.routes import is_name, is_tag
 
 _HUB, _HUB_NAME = "registry-1.docker.io", "docker.io"
 _HUB_NAMES = (_HUB_NAME, "index.docker.io", _HUB)
-_DOMAIN = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]+)?", re.ASCII)
+_DOMAIN = re.compile(r"(?P<host>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
+_USUAL_PORTS = (443, 80)
 
 
 def familiar(registry: str) -> str:
     """The name of a registry in image references."""
-    return _HUB_NAME if registry == _HUB else registry
+    if registry == _HUB:
+        return _HUB_NAME
+    # Else it would be read as the beginning of a repository of Docker Hub.
+    return registry if _is_domain(registry) else f"{registry}:443"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +46,22 @@ class Reference:
         """
         named, at, digest = text.partition("@")
         first, slash, rest = named.partition("/")
-        if slash and (first == "localhost" or "." in first or ":" in first):
-            domain, path = first, rest
-        else:
-            domain, path = _HUB_NAME, named
+        domain, path = (first.lower(), rest) if slash and _is_domain(first.lower()) else (_HUB_NAME, named)
         path, colon, tag = path.partition(":")
-        if domain in _HUB_NAMES:
-            domain, path = _HUB, path if "/" in path else f"library/{path}"
-        if not _DOMAIN.fullmatch(domain) or not is_name(path) or (colon and not is_tag(tag)):
+        registry = _registry(domain)
+        if registry in _HUB_NAMES:
+            registry, path = _HUB, path if "/" in path else f"library/{path}"
+        if not registry or not is_name(path) or (colon and not is_tag(tag)):
             raise ValueError(f"no image: {text[:120]!r}; write name:tag, or registry/name:tag")
-        if at:
-            # With both, the digest decides.
-            return cls(domain, path, str(Digest.parse(digest)))
-        return cls(domain.lower(), path, tag or "latest")
+        # With both, the digest decides.
+        return cls(registry, path, str(Digest.parse(digest)) if at else tag or "latest")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The registry's host, without the brackets of an IPv6 address, and its port."""
+        host = _DOMAIN.fullmatch(self.registry)
+        assert host
+        return host["host"].strip("[]"), int(host["port"] or 443)
 
     @property
     def is_digest(self) -> bool:
@@ -63,3 +70,17 @@ class Reference:
 
     def __str__(self) -> str:
         return f"{familiar(self.registry)}/{self.repository}{'@' if self.is_digest else ':'}{self.reference}"
+
+
+def _is_domain(first: str) -> bool:
+    """Whether the first part of a reference is meant as a domain."""
+    return first == "localhost" or "." in first or ":" in first
+
+
+def _registry(domain: str) -> str:
+    """``host``, or ``host:port`` where the port is not a usual one, as in registry_hosts; empty where it is neither."""
+    match = _DOMAIN.fullmatch(domain)
+    port = int(match["port"] or 443) if match else 0
+    if match is None or not 0 < port < 65536:
+        return ""
+    return match["host"] if port in _USUAL_PORTS else f"{match['host']}:{port}"

@@ -131,3 +131,18 @@ def test_only_what_can_be_verified_is_verifiable() -> None:
     assert Digest.parse(EMPTY).verifiable
     assert not Digest.parse(f"sha384:{'a' * 96}").verifiable
     assert not Digest.parse(f"md5:{'a' * 32}").verifiable
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_digest_of_bytes(algorithm: str) -> None:
+    assert str(Digest.of(b"a layer", algorithm)) == f"{algorithm}:{hashlib.new(algorithm, b'a layer').hexdigest()}"
+
+
+def test_without_an_algorithm_the_usual_one_is_taken() -> None:
+    assert str(Digest.of(b"")) == EMPTY
+
+
+@pytest.mark.parametrize("algorithm", ["sha384", "md5", "shake_128", "nothing", ""])
+def test_a_digest_that_nobody_could_verify_is_not_made(algorithm: str) -> None:
+    with pytest.raises(ValueError, match=f"digests of {algorithm} cannot be made here"):
+        Digest.of(b"a layer", algorithm)

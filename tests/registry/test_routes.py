@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from addon.registry.digest import Digest
 from addon.registry.errors import ErrorCode, SpecError
-from addon.registry.routes import Kind, Route, parse
+from addon.registry.routes import Kind, Route, is_name, is_tag, parse
 
 DIGEST = f"sha256:{'a' * 64}"
 GOOD_NAMES = (
@@ -200,3 +200,49 @@ def test_a_blob_is_only_named_by_the_grammar(name: str, reference: str) -> None:
         assert code is ErrorCode.NAME_INVALID
     else:
         assert code in (None, ErrorCode.DIGEST_INVALID)
+
+
+@pytest.mark.parametrize("name", GOOD_NAMES)
+def test_what_is_a_name(name: str) -> None:
+    assert is_name(name)
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_what_is_no_name(name: str) -> None:
+    assert not is_name(name)
+
+
+@pytest.mark.parametrize("tag", ["latest", "3.20", "_", "V1.0-rc.1", "0", "x" * 128, "a..b", "a--"])
+def test_what_is_a_tag(tag: str) -> None:
+    assert is_tag(tag)
+
+
+@pytest.mark.parametrize(
+    "tag", ["", ".x", "-x", "x" * 129, "a b", "a/b", "a:b", "a\n", "\na", "é", "a+b", "\u0663", "\0"]
+)
+def test_what_is_no_tag(tag: str) -> None:
+    assert not is_tag(tag)
+
+
+DIGEST = Digest("sha256", "a" * 64)
+OTHER = Digest("sha256", "b" * 64)
+STRANGE = Digest("sha384", "a" * 96)
+
+
+@pytest.mark.parametrize(
+    ("route", "digest", "may_be"),
+    [
+        (Route(Kind.MANIFEST, "library/alpine", "3"), DIGEST, True),
+        (Route(Kind.MANIFEST, "library/alpine", str(DIGEST)), DIGEST, True),
+        (Route(Kind.MANIFEST, "library/alpine", str(DIGEST)), OTHER, False),
+        (Route(Kind.MANIFEST, "library/alpine", "sha256:abc"), DIGEST, False),
+        (Route(Kind.MANIFEST, "library/alpine", "a b"), DIGEST, False),
+        (Route(Kind.MANIFEST, "library/Alpine", "3"), DIGEST, False),
+        (Route(Kind.MANIFEST, "library/alpine", "3"), STRANGE, False),
+        (Route(Kind.MANIFEST, "library/alpine", str(STRANGE)), STRANGE, False),
+        (Route(Kind.BLOB, "library/alpine", str(DIGEST)), DIGEST, False),
+        (Route(Kind.REFERRERS, "library/alpine", str(DIGEST)), DIGEST, False),
+    ],
+)
+def test_which_manifest_may_be_meant(route: Route, digest: Digest, may_be: bool) -> None:
+    assert route.is_manifest_of(digest) is may_be
