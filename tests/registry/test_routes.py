@@ -224,7 +224,7 @@ def test_what_is_no_tag(tag: str) -> None:
     assert not is_tag(tag)
 
 
-DIGEST = Digest("sha256", "a" * 64)
+NAMED = Digest.parse(DIGEST)
 OTHER = Digest("sha256", "b" * 64)
 STRANGE = Digest("sha384", "a" * 96)
 
@@ -232,16 +232,16 @@ STRANGE = Digest("sha384", "a" * 96)
 @pytest.mark.parametrize(
     ("route", "digest", "may_be"),
     [
-        (Route(Kind.MANIFEST, "library/alpine", "3"), DIGEST, True),
-        (Route(Kind.MANIFEST, "library/alpine", str(DIGEST)), DIGEST, True),
-        (Route(Kind.MANIFEST, "library/alpine", str(DIGEST)), OTHER, False),
-        (Route(Kind.MANIFEST, "library/alpine", "sha256:abc"), DIGEST, False),
-        (Route(Kind.MANIFEST, "library/alpine", "a b"), DIGEST, False),
-        (Route(Kind.MANIFEST, "library/Alpine", "3"), DIGEST, False),
+        (Route(Kind.MANIFEST, "library/alpine", "3"), NAMED, True),
+        (Route(Kind.MANIFEST, "library/alpine", DIGEST), NAMED, True),
+        (Route(Kind.MANIFEST, "library/alpine", DIGEST), OTHER, False),
+        (Route(Kind.MANIFEST, "library/alpine", "sha256:abc"), NAMED, False),
+        (Route(Kind.MANIFEST, "library/alpine", "a b"), NAMED, False),
+        (Route(Kind.MANIFEST, "library/Alpine", "3"), NAMED, False),
         (Route(Kind.MANIFEST, "library/alpine", "3"), STRANGE, False),
         (Route(Kind.MANIFEST, "library/alpine", str(STRANGE)), STRANGE, False),
-        (Route(Kind.BLOB, "library/alpine", str(DIGEST)), DIGEST, False),
-        (Route(Kind.REFERRERS, "library/alpine", str(DIGEST)), DIGEST, False),
+        (Route(Kind.BLOB, "library/alpine", DIGEST), NAMED, False),
+        (Route(Kind.REFERRERS, "library/alpine", DIGEST), NAMED, False),
     ],
 )
 def test_which_manifest_may_be_meant(route: Route, digest: Digest, may_be: bool) -> None:
