@@ -56,6 +56,11 @@ class Lease:
             """What its last owner said, if that one was killed."""
             if self.left is not None:
                 self._begin_anew()
+        except OSError:
+            # What the last owner said stays, for the next attempt.
+            os.close(self._fd)
+            raise
+        try:
             self.publish(0)
         except OSError:
             self.release()

@@ -1,11 +1,13 @@
 """Ingests for the store's tests."""
 
+import signal
 from pathlib import Path
 
 from addon.store.blob import BlobReader
 from addon.store.ingest import Ingest, Place
 
 from .blobs import digest_of
+from .processes import process
 
 CONTENT = bytes(range(256)) * 40
 DIGEST = digest_of(CONTENT)
@@ -41,3 +43,26 @@ def absorb(ingest: Ingest) -> None:
 
 def everything(reader: BlobReader) -> bytes:
     return reader.read(0, SIZE + 1)
+
+
+OWNER = """
+import sys
+import signal
+from pathlib import Path
+from tests.store.ingests import CONTENT, Folder
+ingest = Folder(Path(sys.argv[1])).ingest()
+for part in sys.argv[2:]:
+    start, stop = map(int, part.split("-"))
+    ingest.write(start, [CONTENT[start:stop]])
+print("ready", flush=True)
+sys.stdin.readline()
+ingest.keep()
+"""
+"""Writes parts of the blob, and keeps them once it is told so; arguments: the folder, and each part."""
+
+
+def killed(folder: Folder, *parts: str) -> None:
+    """Leave what an owner leaves that has written these parts, and is killed."""
+    with process(OWNER, folder.root, *parts) as owner:
+        owner.kill()
+        assert owner.wait() == -signal.SIGKILL

@@ -1,7 +1,9 @@
+import contextlib
 import errno
 import fcntl
 import hashlib
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import pytest
 
 from addon.registry.digest import ALGORITHMS, Digest
 from addon.store.disk import Store
-from addon.store.errors import StoreError
+from addon.store.errors import DigestMismatch, NoRoom, StoreError
+from addon.store.room import Limits
 
 from .blobs import ORIGIN, digest_of, open_files, put, read
 from .processes import finish, process
@@ -98,6 +101,25 @@ def test_what_is_no_file_is_no_blob(store: Store, make: Callable[[Path], None]) 
     make(store.path(digest))
     before = open_files()
     assert store.open(digest) is None
+    assert open_files() == before
+
+
+def test_a_folder_in_the_place_of_a_blob_is_put_away(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    path = store.path(DIGEST)
+    path.mkdir()
+    (path / "notes.txt").write_text("mine")
+    assert store.open(DIGEST) is None
+    (aside,) = (found.parent for found in store.layout.ours.rglob("notes.txt"))
+    assert str(aside) in caplog.text
+    assert read(store, put(store, CONTENT)) == CONTENT
+
+
+def test_a_socket_is_no_blob(store: Store) -> None:
+    before = open_files()
+    with socket.socket(socket.AF_UNIX) as listening, contextlib.chdir(store.path(DIGEST).parent):
+        listening.bind(DIGEST.encoded)
+    with pytest.raises(OSError, match="No such device"):
+        store.open(DIGEST)
     assert open_files() == before
 
 
@@ -205,3 +227,97 @@ def test_a_store_that_is_gone_cannot_be_written(store: Store) -> None:
         store.check_writable()
     with pytest.raises(OSError, match="No such file"):
         store.ingest(digest_of(CONTENT), ORIGIN)
+
+
+def test_a_probe_that_fails_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, before = open_files(), tree(store.root)
+
+    def failing(_fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    # It waits for the disk where it is told to.
+    store.check_writable(1000)
+    with pytest.raises(OSError, match="Input/output"):
+        store.check_writable(1000, sync=True)
+    assert (open_files(), tree(store.root)) == (files, before)
+
+
+# Manifests, which come whole.
+
+
+def test_a_manifest_is_stored_as_nobodys_blob(store: Store) -> None:
+    store.put(DIGEST, CONTENT, ORIGIN)
+    assert read(store, DIGEST) == CONTENT
+    assert list(store.layout.ingests.iterdir()) == []
+    # Whoever delivered it as a manifest does not give it as a blob.
+    assert not store.provenance.unclaimed(DIGEST)
+    assert not store.provenance.delivered_by(ORIGIN, DIGEST)
+
+
+def test_once_it_is_stored_it_is_only_used(store: Store) -> None:
+    put(store, CONTENT)
+    inode = store.path(DIGEST).stat().st_ino
+    for _ in range(2):
+        store.put(DIGEST, CONTENT, ORIGIN)
+    assert store.path(DIGEST).stat().st_ino == inode
+    assert store.provenance.unclaimed(DIGEST)
+    store.flush()
+    assert [entry.uses for entry in store.inventory.entries()] == [2]
+
+
+def test_a_link_is_no_manifest(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"theirs")
+    store.path(DIGEST).symlink_to(tmp_path / "target")
+    store.put(DIGEST, CONTENT, ORIGIN)
+    assert read(store, DIGEST) == CONTENT
+    assert (tmp_path / "target").read_bytes() == b"theirs"
+
+
+def test_what_another_attempt_left_of_it_is_not_needed(store: Store) -> None:
+    left = store.ingest(DIGEST, ORIGIN)
+    left.write(0, [b"a l"])
+    left.keep()
+    store.put(DIGEST, CONTENT, ORIGIN)
+    assert read(store, DIGEST) == CONTENT
+
+
+def test_one_that_another_process_takes_in_need_not_be(store: Store) -> None:
+    ingest = store.ingest(DIGEST, ORIGIN)
+    store.put(DIGEST, CONTENT, ORIGIN)
+    assert store.open(DIGEST) is None
+    ingest.write(0, [CONTENT])
+    ingest.commit()
+    assert read(store, DIGEST) == CONTENT
+
+
+def test_the_wrong_bytes_are_no_manifest(store: Store) -> None:
+    before = open_files()
+    with pytest.raises(DigestMismatch):
+        store.put(DIGEST, b"A layer", ORIGIN)
+    assert store.open(DIGEST) is None
+    assert list(store.layout.ingests.iterdir()) == []
+    assert open_files() == before
+
+
+def test_one_for_which_there_is_no_room_is_not_stored(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", Limits(max_size=len(CONTENT) - 1))
+    before = open_files()
+    with pytest.raises(NoRoom):
+        store.put(DIGEST, CONTENT, ORIGIN)
+    assert store.open(DIGEST) is None
+    assert list(store.layout.ingests.iterdir()) == []
+    assert open_files() == before
+    store.close()
+
+
+def test_one_that_nobody_can_be_told_of_is_not_stored(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(_digests: object) -> None:
+        raise StoreError("no room for rows")
+
+    monkeypatch.setattr(store.provenance, "disown", failing)
+    with pytest.raises(StoreError, match="no room for rows"):
+        store.put(DIGEST, CONTENT, ORIGIN)
+    # Else it would seem to be an operator's.
+    assert store.open(DIGEST) is None
+    assert list(store.layout.ingests.iterdir()) == []

@@ -160,6 +160,34 @@ def test_a_blob_that_cannot_be_read_goes_to_quarantine(
     assert open_files() == before
 
 
+def test_without_a_quarantine_a_bad_blob_goes_all_the_same(store: Store) -> None:
+    put(store, CONTENT)
+    store.path(DIGEST).write_bytes(b"A layer")
+    store.layout.quarantine.rmdir()
+    assert not store.verify(DIGEST)
+    assert store.open(DIGEST) is None
+    assert store.inventory.entries() == []
+
+
+def test_a_bad_blob_that_cannot_be_moved_is_given_to_nobody(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_files()
+    status = store.path(put(store, CONTENT)).stat()
+    store.path(DIGEST).write_bytes(b"A layer")
+    # As when the disk turns a bit: nothing shows.
+    os.utime(store.path(DIGEST), ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert verified(store)
+
+    def failing(_path: Path, _target: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", failing)
+        with pytest.raises(OSError, match="Read-only"):
+            store.verify(DIGEST)
+    assert not verified(store)
+    assert open_files() == before
+
+
 def test_what_was_fetched_anew_meanwhile_does_not_go(store: Store) -> None:
     store.path(DIGEST).write_bytes(b"A layer")
 

@@ -1,19 +1,16 @@
 """What is left of an ingest: kept for the next attempt, by an owner that was killed, or of no use."""
 
-import fcntl
 import os
-import signal
-from pathlib import Path
 
 import pytest
 
 from addon.store import ingest as ingest_module
 from addon.store import lease as lease_module
 from addon.store.errors import DigestMismatch
-from addon.store.ingest import HOLES, KEPT_SECONDS, LEASE, sweep
+from addon.store.ingest import sweep
 
 from .blobs import open_files
-from .ingests import CONTENT, SIZE, Folder, absorb
+from .ingests import CONTENT, OWNER, SIZE, Folder, absorb, killed
 from .processes import finish, process
 
 # Keep, and the next attempt.
@@ -76,19 +73,6 @@ def test_what_is_kept_outlives_a_power_cut(folder: Folder, monkeypatch: pytest.M
 
 # One owner at a time.
 
-OWNER = """
-import sys
-from pathlib import Path
-from tests.store.ingests import CONTENT, Folder
-ingest = Folder(Path(sys.argv[1])).ingest()
-for part in sys.argv[2:]:
-    start, stop = map(int, part.split("-"))
-    ingest.write(start, [CONTENT[start:stop]])
-print("ready", flush=True)
-sys.stdin.readline()
-ingest.keep()
-"""
-
 
 def test_what_another_process_writes_is_its_own_until_it_ends(folder: Folder) -> None:
     before = open_files()
@@ -122,13 +106,6 @@ def test_nor_is_there_a_second_one_in_this_process(folder: Folder) -> None:
 
 
 # Owners that were killed.
-
-
-def killed(folder: Folder, *parts: str) -> None:
-    """Leave what an owner leaves that has written these parts, and is killed."""
-    with process(OWNER, folder.root, *parts) as owner:
-        owner.kill()
-        assert owner.wait() == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(
@@ -174,6 +151,19 @@ def test_of_one_that_went_down_with_the_machine_nothing_is_used(
     assert folder.left() == []
 
 
+@pytest.mark.parametrize("parts", [["0-600"], ["0-600", "700-800"]])
+def test_of_what_was_withdrawn_nothing_is_used(folder: Folder, parts: list[str]) -> None:
+    # Its owner was killed after it had told so, and before it could remove it.
+    script = OWNER.replace('print("ready"', 'ingest._lease.withdraw()\nprint("ready"')
+    with process(script, folder.root, *parts) as owner:
+        owner.kill()
+        owner.wait()
+    ingest = folder.ingest()
+    assert ingest.kept == 0
+    ingest.abort()
+    assert folder.left() == []
+
+
 def test_what_was_kept_is_used_after_the_next_boot(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     ingest = folder.ingest()
     ingest.write(0, [CONTENT[:600]])
@@ -209,72 +199,3 @@ ingest.commit()
         assert ingest.kept == (0 if stored else SIZE)
         ingest.abort()
         assert folder.left() == []
-
-
-# Sweep.
-
-
-def age(path: Path, seconds: float) -> None:
-    modified = path.stat().st_mtime - seconds
-    os.utime(path, (modified, modified))
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "seconds", "freed"),
-    [
-        ("one", b"so far", 0, 0),
-        ("one", b"so far", KEPT_SECONDS - 3600, 0),
-        ("one", b"so far", KEPT_SECONDS + 3600, 6),
-        ("one", b"", 0, 0),
-        (f"one{HOLES}", b"so far", 0, 6),
-        (f"one{LEASE}", b"no record", 0, 0),
-    ],
-)
-def test_what_is_of_no_use_is_swept(folder: Folder, name: str, content: bytes, seconds: int, freed: int) -> None:
-    before = open_files()
-    path = folder.ingests / name
-    path.write_bytes(content)
-    age(path, seconds)
-    stays = content and not freed and name == "one"
-    assert sweep(folder.ingests) == freed
-    assert folder.left() == (["one"] if stays else [])
-    assert sweep(folder.ingests, everything=True) == (len(content) if stays else 0)
-    assert folder.left() == []
-    assert open_files() == before
-
-
-@pytest.mark.parametrize(
-    ("parts", "freed", "kept"),
-    [(["0-600"], 0, 600), (["0-600", "700-800"], 200, 600), (["700-800"], 800, None), ([], 0, None)],
-)
-def test_what_a_killed_owner_left_is_swept_together(
-    folder: Folder, parts: list[str], freed: int, kept: int | None
-) -> None:
-    killed(folder, *parts)
-    assert sweep(folder.ingests) == freed
-    assert folder.left() == (["one"] if kept else [])
-    assert folder.kept() == (CONTENT[:kept] if kept else None)
-
-
-def test_a_sweep_at_any_moment_takes_nothing(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = open_files()
-    lock = fcntl.flock
-    sweeping = False
-    times = 0
-
-    def flock(fd: int, operation: int) -> None:
-        nonlocal sweeping, times
-        if not sweeping and times < 3:
-            # Between the making of a lease and its locking, the first few times.
-            sweeping, times = True, times + 1
-            sweep(folder.ingests, everything=True)
-            sweeping = False
-        lock(fd, operation)
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    ingest = folder.ingest()
-    assert times == 3
-    ingest.write(0, [CONTENT])
-    ingest.commit()
-    assert folder.final.read_bytes() == CONTENT
-    assert open_files() == before

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import pwd
@@ -9,8 +10,9 @@ import pytest
 from addon.registry.digest import ALGORITHMS
 from addon.store.disk import Store
 from addon.store.errors import StoreError
+from addon.store.layout import Layout, open_file
 
-from .blobs import ORIGIN, digest_of, put, read
+from .blobs import ORIGIN, digest_of, open_files, put, read
 
 CONTENT = b"a layer"
 
@@ -200,3 +202,78 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path, obstacle: Callable[[Path],
     obstacle(tmp_path / "store")
     with pytest.raises(StoreError, match=r"cannot use .*store as store: .*registry_store"):
         Store(tmp_path / "store")
+
+
+def test_of_what_lies_there_only_files_by_the_names_of_blobs_are_stored(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.make()
+    digests = [digest_of(CONTENT, algorithm) for algorithm in ALGORITHMS]
+    for digest in digests:
+        layout.blob(digest).write_bytes(CONTENT)
+    folder = layout.blobs / "sha256"
+    for name in ("notes.txt", "A" * 64, "a" * 63, "a" * 128):
+        (folder / name).write_bytes(CONTENT)
+    (folder / ("b" * 64)).mkdir()
+    os.mkfifo(folder / ("c" * 64))
+    (folder / ("d" * 64)).symlink_to(layout.blob(digests[0]))
+    assert {(digest, status.st_size) for digest, status in layout.stored()} == {
+        (digest, len(CONTENT)) for digest in digests
+    }
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.make()
+    (layout.blobs / "sha512").rmdir()
+    with pytest.raises(FileNotFoundError):
+        layout.stored()
+
+
+@pytest.mark.parametrize("name", ["oci-layout", "index.json"])
+def test_what_is_half_written_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    Store(tmp_path).close()
+    before, content = open_files(), (tmp_path / name).read_bytes()
+    (tmp_path / name).unlink()
+    if name == "oci-layout":
+        # It is not taken for the folder of another program.
+        (tmp_path / "pulltap").rename(tmp_path / "blobs" / "away")
+
+    def full(_fd: int, _content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(StoreError, match="No space left"):
+            Store(tmp_path)
+    assert not (tmp_path / name).exists()
+    assert open_files() == before
+    Store(tmp_path).close()
+    assert (tmp_path / name).read_bytes() == content
+
+
+# Files.
+
+
+def test_a_file_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(FileNotFoundError):
+        open_file(path, os.O_RDONLY)
+    fd = open_file(path, os.O_RDWR | os.O_CREAT)
+    os.write(fd, CONTENT)
+    assert not os.get_inheritable(fd)
+    os.close(fd)
+    assert path.stat().st_mode & 0o777 == 0o600
+    fd = open_file(path, os.O_RDONLY)
+    assert os.read(fd, 100) == CONTENT
+    os.close(fd)
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR | os.O_CREAT])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(__file__)])
+def test_nothing_else_is_opened_nor_waited_for(tmp_path: Path, flags: int, make: Callable[[Path], None]) -> None:
+    before = open_files()
+    path = tmp_path / "file"
+    make(path)
+    with pytest.raises(OSError, match=r"it is no file|Is a directory|symbolic link"):
+        open_file(path, flags)
+    assert open_files() == before

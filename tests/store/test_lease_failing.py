@@ -83,7 +83,11 @@ def test_a_successor_that_fails_leaves_nobody_with_it(path: Path, monkeypatch: p
         patched.setattr(Path, "replace", failing(errno.EIO))
         with pytest.raises(OSError, match="Input/output"):
             Lease(path)
-    Lease(path).release()
+    lease = Lease(path)
+    # What is left can be gone on with all the same.
+    assert lease.left is not None
+    assert lease.left.offset == 7
+    lease.release()
 
 
 def test_progress_that_cannot_be_told_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
