@@ -35,6 +35,19 @@ CREATE TABLE IF NOT EXISTS pins (
     PRIMARY KEY (registry, repository, reference)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS blobs_by_priority ON blobs (priority, used);
+BEGIN IMMEDIATE;
+INSERT OR REPLACE INTO numbers (name, value) SELECT 'stored_bytes', coalesce(sum(size), 0) FROM blobs;
+CREATE TRIGGER IF NOT EXISTS blob_added AFTER INSERT ON blobs BEGIN
+    UPDATE numbers SET value = value + NEW.size WHERE name = 'stored_bytes';
+END;
+CREATE TRIGGER IF NOT EXISTS blob_changed AFTER UPDATE OF size ON blobs BEGIN
+    UPDATE numbers SET value = value + NEW.size - OLD.size WHERE name = 'stored_bytes';
+END;
+CREATE TRIGGER IF NOT EXISTS blob_removed AFTER DELETE ON blobs BEGIN
+    UPDATE numbers SET value = value - OLD.size WHERE name = 'stored_bytes';
+END;
+COMMIT;
 """
 _VERSION = 1
 # Nobody holds the table for long: who waits so many seconds waits for something that is stuck.

@@ -25,7 +25,7 @@ from addon.store.blob import BlobReader
 from addon.store.errors import DigestMismatch
 from addon.store.inventory import Stamp
 from addon.store.layout import open_file
-from addon.store.lease import Follower, Lease, Progress, boot
+from addon.store.lease import Lease, Progress, boot
 
 HOLES = ".holes"
 """The end of the name of an ingest file that has holes."""
@@ -33,8 +33,11 @@ LEASE = ".lease"
 """The end of the name of an ingest's lease."""
 KEPT_SECONDS = 3 * 24 * 3600
 """How long the rest of a broken fill waits for the next attempt."""
+# Bytes that are hashed at once, and that are claimed at once where nobody knows how long the blob is.
 _STEP = 64 * 1024 * 1024
 _READ = 1024 * 1024
+# Between making a lease and writing into it, at most.
+_TAKEN_SECONDS = 60
 
 
 class Room(Protocol):
@@ -43,8 +46,8 @@ class Room(Protocol):
     def check(self, size: int) -> None:
         """Raises NoRoom where a blob of so many bytes can never be stored."""
 
-    def reserve(self, more: int) -> object:
-        """Make room for all that is announced, and so many bytes more, or raise NoRoom."""
+    def claim(self, wanted: int, before: int, tell: Callable[[int], None]) -> None:
+        """Make room for so many bytes of a blob, or raise NoRoom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ class Ingest:
         self._hasher = digest.hasher()
         self._room = room
         self._stored = stored
-        self._reserved = 0
+        self._claimed = 0
         self._fd = -1
         self._lease = Lease(place.lease)
         try:
@@ -152,7 +155,7 @@ class Ingest:
             NoRoom: the store may not grow by so much.
             OSError: the disk is full or failing. In either case the ingest is then to be kept or aborted.
         """
-        self._make_room(offset + sum(map(len, chunks)))
+        self._make_room(offset, offset + sum(map(len, chunks)))
         if offset == self.offset and offset not in self._ahead:
             for chunk in chunks:
                 self._put(self.offset, chunk)
@@ -261,12 +264,11 @@ class Ingest:
             self._lease.withdraw()
             self.abort()
 
-    def _make_room(self, end: int) -> None:
-        if self._room is not None and end > self._reserved:
-            # A size that is known was announced, and is reckoned with already.
-            beyond = 0 if self._size is not None else _STEP
-            self._room.reserve(beyond)
-            self._reserved = max(self._size or 0, end + beyond)
+    def _make_room(self, start: int, end: int) -> None:
+        if self._room is not None and end > self._claimed:
+            wanted = max(end, start + _STEP if self._size is None else self._size)
+            self._room.claim(wanted, self._claimed, self._lease.claim)
+            self._claimed = wanted
 
     def _step(self) -> None:
         self.proven = self.offset, self._hasher.copy()
@@ -340,6 +342,11 @@ def sweep(folder: Path, *, everything: bool = False) -> int:
 
 
 def _sweep(place: Place, *, everything: bool) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        status = place.lease.lstat()
+        if stat.S_ISREG(status.st_mode) and not status.st_size and time.time() - status.st_mtime < _TAKEN_SECONDS:
+            # Somebody is just taking it, and is not to find it taken.
+            return 0
     if _is_strange(place.lease):
         # No lease of ours, and in the way of one.
         _remove(place.lease)
@@ -380,26 +387,3 @@ def _size(path: Path) -> int:
     except OSError:
         return 0
     return status.st_size if stat.S_ISREG(status.st_mode) else 0
-
-
-def reserved(folder: Path) -> tuple[int, int]:
-    """What the ingests of all processes will take, and what they take already, in bytes.
-
-    What was left by broken fills is the same in both; so is a blob whose size nobody knows yet.
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
-    announced: dict[str, int] = {}
-    written: dict[str, int] = {}
-    for path in folder.iterdir():
-        name = path.name.removesuffix(LEASE).removesuffix(HOLES)
-        if not path.name.endswith(LEASE):
-            written[name] = written.get(name, 0) + _size(path)
-            continue
-        with contextlib.suppress(FileNotFoundError):
-            follower = Follower(path)
-            if follower.held():
-                announced[name] = follower.progress().size or 0
-            follower.close()
-    return sum(max(written.get(name, 0), announced.get(name, 0)) for name in written | announced), sum(written.values())

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from addon.store.layout import open_file
 
-# Bytes that can be read (-1: withdrawn); the blob's size (-1: not known); which boot of the machine wrote that.
-_RECORD = struct.Struct("<qq16s")
+# Bytes that can be read (-1: withdrawn); the blob's size (-1: not known); bytes there is room for; which boot of the
+# machine wrote that.
+_RECORD = struct.Struct("<qqq16s")
 _SUM = struct.Struct("<I")
 _LENGTH = _RECORD.size + _SUM.size
 
@@ -36,6 +37,8 @@ class Progress:
     """Which boot of the machine it is from: what was written before a power cut may not be there."""
     withdrawn: bool = False
     """Whether the bytes turned out to be those of no blob: nobody is to go on with them."""
+    room: int = 0
+    """Bytes up to which it may grow: the store has room for them, whether they are written by now or not."""
 
 
 class Lease:
@@ -50,6 +53,8 @@ class Lease:
         """
         self._path = path
         self._size: int | None = None
+        self._offset = 0
+        self._room = 0
         self._fd = _claim(path)
         try:
             self.left = _read(self._fd)
@@ -70,13 +75,23 @@ class Lease:
         """Tell how long the blob is, in bytes; with the next `publish`, others know."""
         self._size = size
 
+    def claim(self, room: int) -> None:
+        """Tell up to how many bytes it may grow; see `addon.store.room.Room.claim`.
+
+        Raises:
+            OSError: the disk is full or failing.
+        """
+        self._room = room
+        self.publish(self._offset)
+
     def publish(self, offset: int) -> None:
         """Tell how many bytes can be read.
 
         Raises:
             OSError: the disk is full or failing.
         """
-        record = _RECORD.pack(offset, -1 if self._size is None else self._size, boot())
+        self._offset = offset
+        record = _RECORD.pack(offset, -1 if self._size is None else self._size, self._room, boot())
         os.pwrite(self._fd, record + _SUM.pack(zlib.crc32(record)), 0)
 
     def withdraw(self) -> None:
@@ -171,8 +186,8 @@ def _read(fd: int) -> Progress | None:
     content = os.pread(fd, _LENGTH, 0)
     if len(content) < _LENGTH or _SUM.pack(zlib.crc32(content[: _RECORD.size])) != content[_RECORD.size :]:
         return None
-    offset, size, booted = _RECORD.unpack(content[: _RECORD.size])
-    return Progress(max(offset, 0), size if size >= 0 else None, booted, offset < 0)
+    offset, size, room, booted = _RECORD.unpack(content[: _RECORD.size])
+    return Progress(max(offset, 0), size if size >= 0 else None, booted, offset < 0, room)
 
 
 def _claim(path: Path) -> int:

@@ -283,7 +283,7 @@ class Rooms:
         if size > self.largest:
             raise NoRoom("too large")
 
-    def reserve(self, *_more: int) -> None:
+    def claim(self, *_claim: object) -> None:
         self.reserved += 1
         if self.reserved > self.times:
             raise NoRoom("no room")
