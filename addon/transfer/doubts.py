@@ -36,11 +36,11 @@ class Doubts:
         """The disk failed while a blob was read."""
         self._failed.add(digest)
 
-    def about(self, client: str, digest: Digest) -> bool:
-        """Whether a blob is to be looked at before this client is given all of it."""
+    def about(self, client: str, digest: Digest, *, whole: bool) -> bool:
+        """Whether a blob is to be looked at before this client is given all of it, or a part."""
         if digest in self._failed:
             return True
-        return (client, digest) in self._given and digest not in self._settled
+        return whole and (client, digest) in self._given and digest not in self._settled
 
     def settle(self, digest: Digest) -> None:
         """A blob has just been looked at; it is good by now, or gone."""
