@@ -166,9 +166,9 @@ def test_a_file_system_without_locks_is_told(folder: Folder, monkeypatch: pytest
     folder.place.plain.write_bytes(CONTENT)
     monkeypatch.setattr(fcntl, "flock", failing(errno.ENOLCK))
     with pytest.raises(OSError, match="No locks"):
-        folder.ingest()
-    with pytest.raises(OSError, match="No locks"):
         sweep(folder.ingests)
+    with pytest.raises(OSError, match="No locks"):
+        folder.ingest()
     assert open_files() == before
 
 
