@@ -223,18 +223,19 @@ def test_who_looks_keeps_nobody_from_filling(make: Stores, monkeypatch: pytest.M
 def test_who_makes_room_keeps_nobody_from_filling(make: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make(1)
     flock = fcntl.flock
-    made: list[list[Path]] = []
+    leases: list[Path] = []
 
     def room_made(fd: int, operation: int) -> None:
-        if not made:
-            made.append(list(store.layout.ingests.iterdir()))
+        if not leases:
+            leases.extend(store.layout.ingests.iterdir())
             with pytest.raises(NoRoom):
                 store.room.reserve(2 * SIZE)
+            assert leases[0].exists()
         flock(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", room_made)
     put(store, 0)
-    assert len(made[0]) == 1
+    assert len(leases) == 1
 
 
 FILL = """
