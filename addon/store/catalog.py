@@ -52,6 +52,8 @@ COMMIT;
 _VERSION = 1
 # Nobody holds the table for long: who waits so many seconds waits for something that is stuck.
 _PATIENCE_SECONDS = 10
+_PRIMARY = 0xFF
+"""The part of SQLite's error codes that says what kind of error it is."""
 
 
 class Catalog:
@@ -135,11 +137,22 @@ class Catalog:
         try:
             yield
         except (sqlite3.Error, OSError) as e:
+            if getattr(e, "sqlite_errorcode", 0) & _PRIMARY == sqlite3.SQLITE_READONLY:
+                self._drop_own()
             raise StoreError(f"cannot use {self.path}: {e}") from e
 
     def _connection(self) -> sqlite3.Connection:
         db: sqlite3.Connection | None = getattr(self._own, "db", None)
         return db if db is not None else self._adopt(_connect(self.path))
+
+    def _drop_own(self) -> None:
+        """Close this thread's connection: opened while the disk was read-only, it would stay so."""
+        db: sqlite3.Connection = self._own.db
+        del self._own.db
+        with self._lock:
+            if db in self._open:
+                self._open.remove(db)
+        db.close()
 
     def _adopt(self, db: sqlite3.Connection) -> sqlite3.Connection:
         with self._lock:

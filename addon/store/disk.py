@@ -145,7 +145,11 @@ class Store:
                 return False
             if hasher.hexdigest() == digest.encoded:
                 # Had somebody written to it meanwhile, its stamp would be another one the next time.
-                self.inventory.verified(digest, Stamp(before.st_size, before.st_mtime_ns))
+                try:
+                    self.inventory.verified(digest, Stamp(before.st_size, before.st_mtime_ns))
+                except StoreError as e:
+                    # The disk may be full or read-only; the blob is good all the same.
+                    logger.info("blob %s is good, but that is not written down: %s", digest.short, e)
                 return True
             found = f"{digest.algorithm}:{hasher.hexdigest()}"
             self._set_aside(digest, reader, f"its {offset} bytes have the digest {found}")
@@ -248,8 +252,11 @@ class Store:
             StoreError: the catalogue cannot be used.
             OSError: the disk failed.
         """
-        gone = [digest for digest in digests if remove(self.layout, digest)]
-        self.inventory.drop(gone)
+        gone: list[Digest] = []
+        try:
+            gone += (digest for digest in digests if remove(self.layout, digest))
+        finally:
+            self.inventory.drop(gone)
         return gone
 
     def reconcile(self) -> None:

@@ -83,7 +83,13 @@ class Inventory:
         return True
 
     def verified(self, digest: Digest, stamp: Stamp) -> None:
-        """The file with this stamp has just been seen to hold the blob."""
+        """The file with this stamp has just been seen to hold the blob; this process knows that whatever it raises.
+
+        Raises:
+            StoreError: it could not be written down.
+        """
+        with self._lock:
+            self._stamps[digest] = stamp
         now = self._clock()
         with self._catalog.writing() as db:
             db.execute(
@@ -91,8 +97,6 @@ class Inventory:
                 " SET size = excluded.size, changed = excluded.changed, verified = excluded.verified",
                 (str(digest), stamp.size, stamp.changed, now, now, self._first_priority(db, stamp.size), now),
             )
-        with self._lock:
-            self._stamps[digest] = stamp
 
     def used(self, digest: Digest) -> None:
         """The blob was given to somebody; written down by the next `flush`."""
@@ -180,11 +184,11 @@ class Inventory:
         with self._catalog.reading() as db:
             return {digest for (digest,) in db.execute("SELECT digest FROM blobs")}
 
-    def stalest(self) -> Entry | None:
-        """The stored blob whose bytes were not looked at for longest."""
+    def stalest(self, besides: Collection[Digest] = ()) -> Entry | None:
+        """The stored blob, besides these, whose bytes were not looked at for longest."""
         with self._catalog.reading() as db:
-            row = db.execute(f"{_SELECT} ORDER BY verified LIMIT 1").fetchone()
-        return _entry(row) if row else None
+            rows = db.execute(f"{_SELECT} ORDER BY verified, digest LIMIT ?", (len(besides) + 1,)).fetchall()
+        return next((entry for entry in map(_entry, rows) if entry.digest not in besides), None)
 
     def total(self) -> int:
         """Bytes of all blobs together."""
