@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,10 @@ CONTAINERD_NAME = "io.containerd.image.name"
 OURS = "pulltap.registry"
 """The annotation of the entries of ``index.json`` that Pulltap made."""
 _REMEMBERED = 2_000
+# For so long a tag is known whose manifest is stored no longer.
+_KEPT_SECONDS = 30 * 24 * 3600
+# What builders say of what is signed or attested beside an image.
+_NO_PLATFORM = "unknown/unknown"
 _EMPTY: dict[str, Any] = {"schemaVersion": 2, "mediaType": manifest.INDEX, "manifests": []}
 
 
@@ -107,7 +110,7 @@ class Images:
         keys = [
             (image.registry, image.repository, reference)
             for image in images
-            for reference in {image.reference, *map(str, self._tree(image.descriptor.digest, 0))}
+            for reference in {image.reference, *map(str, self.blobs_of(image))}
         ]
         with self._catalog.writing() as db:
             db.executemany("DELETE FROM tags WHERE registry = ? AND repository = ? AND reference = ?", keys)
@@ -140,24 +143,42 @@ class Images:
 
     def find(self, wanted: Reference) -> list[Image]:
         """The images of that name: more than one where a registry is known by HTTP and by HTTPS."""
-        return [
-            image
-            for image in self.all()
-            if (host_of(image.registry), image.repository) == (wanted.registry, wanted.repository)
-            and wanted.reference in (image.reference, str(image.descriptor.digest))
-        ]
+
+        def named(images: list[Image]) -> list[Image]:
+            return [
+                image
+                for image in images
+                if (host_of(image.registry), image.repository) == (wanted.registry, wanted.repository)
+                and wanted.reference in (image.reference, str(image.descriptor.digest))
+            ]
+
+        return named(self.all()) or named(self._passed())
+
+    def prune(self) -> int:
+        """Forget what has not passed for a month, and has no manifest here any more; it returns how many went."""
+        with self._catalog.writing() as db:
+            gone = db.execute(
+                "DELETE FROM tags WHERE seen < ? AND digest NOT IN (SELECT digest FROM blobs)",
+                (self._clock() - _KEPT_SECONDS,),
+            ).rowcount
+        return int(gone)
 
     # What it consists of.
 
     def manifest(self, digest: Digest) -> Manifest | None:
         """A stored manifest; None where it is not stored, or is none."""
+        if not digest.verifiable:
+            return None
         with self._lock:
             if known := self._parsed.get(digest):
                 return known if self._layout.blob(digest).exists() else None
         try:
             fd = os.open(self._layout.blob(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             with open(fd, "rb") as file:  # noqa: PTH123 - Path.open follows links
-                content = file.read(LARGEST + 1)
+                if os.fstat(fd).st_size > LARGEST:
+                    # An index may name anything.
+                    return None
+                content = file.read(LARGEST)
         except OSError:
             return None
         hasher = digest.hasher()
@@ -179,27 +200,41 @@ class Images:
             image: the image.
             stored: tells whether a blob is stored.
         """
-        top = self.manifest(image.descriptor.digest)
-        if top is None:
-            return []
         found = []
-        for descriptor in top.manifests or (image.descriptor,):
-            if (content := self.manifest(descriptor.digest)) is not None and not content.manifests:
+        for descriptor in self._leaves(image.descriptor):
+            if (content := self.manifest(descriptor.digest)) is not None:
                 missing = frozenset(blob.digest for blob in content.blobs if not stored(blob.digest))
                 found.append(Variant(descriptor.platform, descriptor, content.blobs, missing))
         return found
 
     def blobs_of(self, image: Image) -> set[Digest]:
         """All blobs that are known to belong to an image, its manifests with them, stored or not."""
-        return set(self._tree(image.descriptor.digest, 0))
+        return self._below([image.descriptor.digest])
 
-    def _tree(self, digest: Digest, depth: int) -> Iterator[Digest]:
-        yield digest
-        content = self.manifest(digest)
-        if content is not None and depth <= 1:
-            yield from (blob.digest for blob in content.blobs)
-            for descriptor in content.manifests:
-                yield from self._tree(descriptor.digest, depth + 1)
+    def _leaves(self, top: Descriptor) -> Iterator[Descriptor]:
+        """The manifests of an image, in the order of its indexes: one may list another."""
+        todo, seen = [top], {top.digest}
+        while todo:
+            descriptor = todo.pop()
+            content = self.manifest(descriptor.digest)
+            if content is None or not content.manifests:
+                yield descriptor
+                continue
+            new = [child for child in content.manifests if child.digest not in seen]
+            seen.update(child.digest for child in new)
+            todo += reversed(new)
+
+    def _below(self, tops: Iterable[Digest]) -> set[Digest]:
+        """These manifests, and all that they name, as far as they are stored."""
+        todo = set(tops)
+        manifests, blobs = set[Digest](), set[Digest]()
+        while todo:
+            digest = todo.pop()
+            manifests.add(digest)
+            if (content := self.manifest(digest)) is not None:
+                blobs.update(blob.digest for blob in content.blobs)
+                todo.update(child.digest for child in content.manifests if child.digest not in manifests)
+        return manifests | blobs
 
     # Pins.
 
@@ -222,43 +257,62 @@ class Images:
 
     def pinned(self) -> set[Digest]:
         """The blobs of all pinned images."""
-        pins = set(self.pins())
+        pins = self.pins()
         if not pins:
             return set()
-        names = {(pin.registry, pin.repository, pin.reference) for pin in pins}
-        return {
-            digest
-            for image in self.all()
-            for reference in (image.reference, str(image.descriptor.digest))
-            if (host_of(image.registry), image.repository, reference) in names
-            for digest in self.blobs_of(image)
+        names = {_key(pin) for pin in pins}
+        tagged = {
+            image.descriptor.digest
+            for image in self._passed()
+            if (host_of(image.registry), image.repository, image.reference) in names
         }
+        # Whatever tags say by now, these are what they are.
+        return self._below(tagged | {Digest.parse(pin.reference) for pin in pins if pin.is_digest})
 
     # What other tools see.
 
     def write_index(self, stored: Callable[[Digest], bool]) -> bool:
         """Make ``index.json`` list the images of which at least one platform is whole; True where it changed.
 
-        What another tool has written there stays, as long as its manifest is stored.
+        What another tool has written there stays, as long as its manifest is there.
         """
         with _locked(self._layout.ours / "index.lock"):
             before = _read_index(self._layout.index)
-            entries = [entry for entry in before["manifests"] if not _is_ours(entry) and _is_there(entry, stored)]
-            named = {(entry.get("annotations") or {}).get(NAME) for entry in entries}
+            entries = [entry for entry in before["manifests"] if self._is_of_others(entry)]
+            named = {_annotation(entry, NAME) for entry in entries}
             for image in self.all():
-                whole = any(not variant.missing for variant in self.variants(image, stored))
-                if whole and image.name not in named:
+                if image.name not in named and self._is_whole(image, stored):
+                    named.add(image.name)
                     entries.append(_entry(image))
             after = {**before, "manifests": entries}
             if after == before:
                 return False
-            fresh = self._layout.ours / f"index.{uuid.uuid4().hex}"
-            try:
-                fresh.write_text(json.dumps(after, indent=2) + "\n", "utf-8")
-                fresh.replace(self._layout.index)
-            finally:
-                fresh.unlink(missing_ok=True)
+            # Whoever has the lock is alone with it.
+            fresh = self._layout.ours / "index.new"
+            fresh.unlink(missing_ok=True)
+            fresh.touch(0o600, exist_ok=False)
+            fresh.write_text(json.dumps(after, indent=2) + "\n", "utf-8")
+            fresh.replace(self._layout.index)
             return True
+
+    def blobs_of_others(self) -> set[Digest]:
+        """The blobs of the images that other tools have written into ``index.json``, as far as they are stored."""
+        entries = _read_index(self._layout.index)["manifests"]
+        return self._below(Digest.parse(entry["digest"]) for entry in entries if self._is_of_others(entry))
+
+    def _is_whole(self, image: Image, stored: Callable[[Digest], bool]) -> bool:
+        variants = self.variants(image, stored)
+        return any(not variant.missing for variant in variants if variant.platform != _NO_PLATFORM)
+
+    def _is_of_others(self, entry: Any) -> bool:
+        """Whether another tool wrote an entry of ``index.json``, and what it names is there."""
+        if not isinstance(entry, dict) or _annotation(entry, OURS) is not None:
+            return False
+        try:
+            # Not the inventory: it may not have noticed yet.
+            return self._layout.blob(Digest.parse(entry["digest"])).exists()
+        except (ValueError, KeyError, TypeError):
+            return False
 
 
 def _key(wanted: Reference) -> tuple[str, str, str]:
@@ -275,22 +329,18 @@ def _entry(image: Image) -> dict[str, Any]:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
+    """What the file says; one that is damaged says nothing."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         content = json.loads(path.read_text("utf-8"))
         if isinstance(content, dict) and isinstance(content.get("manifests"), list):
             return content
     return dict(_EMPTY)
 
 
-def _is_ours(entry: Any) -> bool:
-    return isinstance(entry, dict) and OURS in (entry.get("annotations") or {})
-
-
-def _is_there(entry: Any, stored: Callable[[Digest], bool]) -> bool:
-    try:
-        return stored(Digest.parse(entry["digest"]))
-    except (ValueError, KeyError, TypeError):
-        return False
+def _annotation(entry: dict[str, Any], name: str) -> str | None:
+    annotations = entry.get("annotations")
+    value = annotations.get(name) if isinstance(annotations, dict) else None
+    return value if isinstance(value, str) else None
 
 
 @contextlib.contextmanager

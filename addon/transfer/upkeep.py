@@ -1,11 +1,14 @@
 """What a store needs while it is used: uses are written down, its index is kept, its blobs are looked at again.
 
-All of it happens in one thread of the lowest priority, so that no pull waits for it. Where several processes share a
-store, one of them at a time reads the blobs again, while each writes down what it knows itself.
+It happens in threads of its own, so that no pull waits for it, and takes its time. (Their priority is that of all
+others: a thread that waits for the processor with Python's lock, or the catalogue's, in its hands holds everybody up.)
+Where several processes share a store, one of them at a time reads the blobs again, while each writes down what it knows
+itself.
 """
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -15,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from addon.registry.digest import Digest
 from addon.store.disk import Store
 from addon.store.errors import NoRoom, StoreError
 
@@ -22,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 5.0
 """Between two times of writing down what was used, and which images are whole."""
+INDEX_SHARE = 0.02
+"""Of the time that may be spent on finding out which images are whole; with thousands of them, that takes seconds."""
 RECONCILE_SECONDS = 600.0
 """Between two looks at what is really in the folders."""
 SCRUB_SECONDS = 7 * 24 * 3600.0
@@ -30,7 +36,6 @@ SCRUB_RATE = 32 * 1024 * 1024
 """Bytes a second that are read for that."""
 QUARANTINE_SECONDS = 7 * 24 * 3600.0
 """How long a bad blob is kept for somebody to look at."""
-_LOWEST = 19
 
 
 class _Stopped(Exception):
@@ -44,6 +49,8 @@ class Upkeep:
         self._store = store
         self._ending = threading.Event()
         self._dirty = True
+        self._passed_over: set[Digest] = set()
+        """Blobs that the scrub cannot get on with."""
         self._task: asyncio.Task[None] | None = None
 
     def changed(self) -> None:
@@ -63,25 +70,30 @@ class Upkeep:
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        executor = ThreadPoolExecutor(1, thread_name_prefix="pulltap-upkeep", initializer=_give_way)
+        executor = ThreadPoolExecutor(1, thread_name_prefix="pulltap-upkeep")
         loop = asyncio.get_running_loop()
         scrub = asyncio.create_task(self._scrub(), name="scrub of the store")
         try:
             reconciled = -RECONCILE_SECONDS
+            index_from = 0.0
             while True:
                 work: list[Callable[[], object]] = [self._store.flush]
                 if time.monotonic() - reconciled >= RECONCILE_SECONDS:
                     reconciled, self._dirty = time.monotonic(), True
+                    self._passed_over = set()
                     work += [self._store.reconcile, self._tidy]
-                if self._dirty:
+                if self._dirty and time.monotonic() >= index_from:
                     self._dirty = False
                     work.append(self._store.write_index)
                 for each in work:
+                    began = time.monotonic()
                     try:
                         await loop.run_in_executor(executor, each)
                     except (StoreError, OSError) as e:
                         # The next pull finds out as well, and says so once.
                         logger.info("upkeep of the store: %s", e)
+                    if each == self._store.write_index:
+                        index_from = began + (time.monotonic() - began) / INDEX_SHARE
                 await asyncio.sleep(TICK_SECONDS)
         finally:
             scrub.cancel()
@@ -91,6 +103,7 @@ class Upkeep:
     def _tidy(self) -> None:
         """Remove what has had its time, and keep to the limits, whoever filled the store."""
         self._store.provenance.prune()
+        self._store.images.prune()
         for path in self._store.layout.quarantine.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.lstat().st_ctime > QUARANTINE_SECONDS:
@@ -101,7 +114,7 @@ class Upkeep:
             logger.info("%s", e)
 
     async def _scrub(self) -> None:
-        executor = ThreadPoolExecutor(1, thread_name_prefix="pulltap-scrub", initializer=_give_way)
+        executor = ThreadPoolExecutor(1, thread_name_prefix="pulltap-scrub")
         try:
             while True:
                 await asyncio.sleep(TICK_SECONDS)
@@ -126,11 +139,9 @@ class Upkeep:
             StoreError: the catalogue cannot be used.
             OSError: the store cannot be read.
         """
-        stalest = self._store.inventory.stalest()
-        if stalest is None or time.time() - stalest.verified < SCRUB_SECONDS:
-            return False
         with _alone(self._store.layout.ours / "scrub.lock") as alone:
-            if not alone:
+            stalest = self._store.inventory.stalest(self._passed_over) if alone else None
+            if stalest is None or time.time() - stalest.verified < SCRUB_SECONDS:
                 return False
             began, read = time.monotonic(), 0
 
@@ -140,11 +151,22 @@ class Upkeep:
                 if self._ending.wait(max(0.0, began + read / SCRUB_RATE - time.monotonic())):
                     raise _Stopped
 
-            if not self._store.verify(stalest.digest, pace):
+            try:
+                good = self._store.verify(stalest.digest, pace)
+            except OSError as e:
+                if e.errno in (errno.EMFILE, errno.ENFILE):
+                    raise
+                logger.warning("blob %s cannot be looked at: %s", stalest.digest, e.strerror)
+                good = False
+            if not good:
                 self._dirty = True
                 if not self._store.path(stalest.digest).exists():
                     # Removed by hand: its row is not to be found here for ever.
                     self._store.inventory.drop([stalest.digest])
+            after = self._store.inventory.stalest(self._passed_over)
+            if after and (after.digest, after.verified) == (stalest.digest, stalest.verified):
+                # The next ones are looked at all the same.
+                self._passed_over.add(stalest.digest)
             return True
 
 
@@ -161,9 +183,3 @@ def _alone(path: Path) -> Iterator[bool]:
             yield True
     finally:
         os.close(fd)
-
-
-def _give_way() -> None:
-    """Let everybody else have the processor first, where the system can do that for a thread."""
-    with contextlib.suppress(AttributeError, OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
