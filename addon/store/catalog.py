@@ -9,7 +9,7 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,10 +70,46 @@ class Catalog:
         self._lock = threading.Lock()
         self._open: list[sqlite3.Connection] = []
         self._closed = False
+        first = self._begin()
+        self._adopt(first)
+
+    def _begin(self) -> sqlite3.Connection:
         with self._failing():
-            first, self.renewed = _open(path)
+            first, self.renewed = _open(self.path)
             """Whether it knows nothing of what was before, since it is new, or took the place of one that was damaged;
             everybody who opens it finds it so, until it is settled."""
+            self._file = self.path.stat()
+            return first
+
+    def is_there(self) -> bool:
+        """Whether what is open is what lies at its path."""
+        try:
+            return os.path.samestat(self.path.stat(), self._file)
+        except OSError:
+            return False
+
+    def reopen(self, settle: Callable[[], None]) -> None:
+        """Begin anew, where somebody has removed the database, or put another one in its place.
+
+        Args:
+            settle: tells it what it has to know before anybody else asks it.
+
+        Raises:
+            StoreError: the disk failed.
+        """
+        before = self._file, self._own.__dict__.get("db")
+        first = self._begin()
+        try:
+            # For this thread alone.
+            self._own.db = first
+            settle()
+        except BaseException:
+            self._file, self._own.db = before
+            raise
+        with self._lock:
+            # What another thread is in the midst of ends with the old one, which is closed thereafter.
+            self._open.clear()
+            self._own = threading.local()
         self._adopt(first)
 
     def settle(self) -> None:
@@ -147,12 +183,11 @@ class Catalog:
 
     def _drop_own(self) -> None:
         """Close this thread's connection: opened while the disk was read-only, it would stay so."""
-        db: sqlite3.Connection = self._own.db
-        del self._own.db
+        db: sqlite3.Connection | None = self._own.__dict__.pop("db", None)
         with self._lock:
-            if db in self._open:
+            if db is not None and db in self._open:
                 self._open.remove(db)
-        db.close()
+                db.close()
 
     def _adopt(self, db: sqlite3.Connection) -> sqlite3.Connection:
         with self._lock:

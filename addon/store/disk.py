@@ -50,10 +50,15 @@ class Store:
         try:
             used = self.layout.ours.exists()
             self.layout.make()
+            self._device = root.stat().st_dev
             ingest.sweep(self.layout.ingests)
             self._catalog = Catalog(self.layout.catalog)
             self.provenance = Provenance(self._catalog)
-            self._settle(used=used)
+            try:
+                self._settle(used=used)
+            except BaseException:
+                self._catalog.close()
+                raise
         except OSError as e:
             raise StoreError(
                 f"cannot use {root} as store: {e.strerror or e} ({e.filename}); name another folder in registry_store"
@@ -63,16 +68,27 @@ class Store:
         self.tally = Tally(self._catalog)
         self.room = Room(self.layout, self.inventory, limits or Limits(), self.images.pinned)
 
+    def restore(self) -> None:
+        """Make the store anew, where somebody has removed it, or a part of it, while it is in use.
+
+        Raises:
+            StoreError: the disk that it was on is not there, or the folder holds something else.
+            OSError: the disk failed.
+        """
+        nearest = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        if nearest.stat().st_dev != self._device:
+            # Its blobs would go to where the disk is to be mounted again.
+            raise StoreError(f"the disk of {self.root} is not there")
+        self.layout.make()
+        if not self._catalog.is_there():
+            self._catalog.reopen(lambda: self._settle(used=True))
+
     def _settle(self, *, used: bool) -> None:
         """Let a new catalogue know what it cannot find out: that blobs in a store that was in use are somebody's."""
-        try:
-            if used and self._catalog.renewed:
-                # Pulltap stored what is there, and nobody knows any more for which registry.
-                self.provenance.disown(digest for digest, _ in self.layout.stored())
-            self._catalog.settle()
-        except BaseException:
-            self._catalog.close()
-            raise
+        if used and self._catalog.renewed:
+            # Pulltap stored what is there, and nobody knows any more for which registry.
+            self.provenance.disown(digest for digest, _ in self.layout.stored())
+        self._catalog.settle()
 
     def path(self, digest: Digest) -> Path:
         """Where the blob lies, or would lie."""

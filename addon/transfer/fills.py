@@ -287,6 +287,7 @@ class Fills:
 
     def _probe(self) -> None:
         """Store something, to see whether that works."""
+        self._store.restore()
         self._store.room.reserve(_PROBE_BYTES)
         self._store.check_writable(_PROBE_BYTES, sync=True)
 
