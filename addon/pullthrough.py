@@ -167,6 +167,8 @@ class Pullthrough:
                     continue
                 if flow.request.method == "GET" and held.state is not State.BROKEN:
                     source = await self._joining(flow, target)
+                    if held.over:
+                        continue
                     held.joined(source)
                     self._parts.store.tally.add(Count.COLLAPSED)
                     return _Found(held, cache_status.COLLAPSED, source)
@@ -318,6 +320,8 @@ class Pullthrough:
             parts.note_refusal(flow, target, source.grant, outcome.response)
             return outcome
         parts.verdicts.record(target.identity, repository, source.grant.credential)
+        if outcome.fill.over:
+            raise Overtaken
         parts.store.tally.add(Count.MISSES if outcome.started else Count.COLLAPSED)
         status = cache_status.STORED if outcome.started else cache_status.COLLAPSED
         return _Found(outcome.fill, status, source)

@@ -295,6 +295,7 @@ class Fill(Followed):
         self.state = State.BROKEN
         self.reason = "the request for it was given up"
         let_go(self._ingest)
+        self.close()
         self.changed()
 
     def _break(self, reason: str) -> None:

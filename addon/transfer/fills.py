@@ -121,6 +121,7 @@ class Fills:
         task.add_done_callback(self._looking.discard)
 
         def over(_task: asyncio.Task[None]) -> None:
+            remote.close()
             if self._remote.get(key) is remote:
                 del self._remote[key]
 
@@ -266,6 +267,7 @@ class Fills:
             self._store.tally.add(Count.UPSTREAM_BYTES, fill.received - fill.resumed)
             del self._running[task]
             del self._active[key]
+            fill.close()
             self._limit.release()
 
         task = asyncio.create_task(fill.run(stretch, exchange, record), name=f"fill {fill.digest.short}")

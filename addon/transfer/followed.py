@@ -35,7 +35,8 @@ class Followed(ABC):
         """Whether it broke although upstream did nothing wrong, so that whoever reads along may go on elsewhere."""
         self.repositories: set[str] = set()
         """Where upstream gave the blob, or confirmed it, while it was being filled."""
-        # Followers may come as long as somebody knows this fill, even once it is over.
+        self.over = False
+        """Whether it is in the store by now, or nowhere, so that nobody can begin to read along."""
         self._reader = reader
         self._bodies: WeakSet[GrowingBody] = WeakSet()
         self._changed = asyncio.Event()
@@ -75,7 +76,11 @@ class Followed(ABC):
         return self._reader.again(self.received) if self.state is State.VERIFIED else None
 
     def body(self, span: Span | None) -> "GrowingBody":
-        """A body that follows this fill; ``span`` is None for all of the blob."""
+        """A body that follows this fill; ``span`` is None for all of the blob.
+
+        Raises:
+            OSError: it is over, or too many files are open.
+        """
         if span is None and self.size is not None:
             span = Span(0, self.size)
         body = GrowingBody(self, self._reader.again(self.received), span)
@@ -85,6 +90,11 @@ class Followed(ABC):
     def left(self, body: "GrowingBody") -> None:
         """A follower needs no more of it."""
         self._bodies.discard(body)
+
+    def close(self) -> None:
+        """It is over. Those who read along have the file open for themselves; nobody else is to seem to read it."""
+        self.over = True
+        self._reader.close()
 
 
 class GrowingBody(Body):
