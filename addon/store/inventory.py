@@ -23,7 +23,7 @@ from addon.store.eviction import POLICY, GreedyDual
 # Blobs whose row is known without asking SQLite; one is some 300 bytes.
 _REMEMBERED = 20_000
 # Rows that are asked for at once.
-_PAGE = 256
+_PAGE = 32
 _SELECT = "SELECT digest, size, stored, used, uses, priority, verified FROM blobs"
 _AGE = "eviction_age"
 """Of the table of numbers: see `addon.store.eviction`."""
@@ -65,6 +65,8 @@ class Inventory:
         self._catalog = catalog
         self._clock = clock
         self._policy = policy
+        self.changes = 0
+        """How often blobs came or went in this process: by it one sees whether something is to be looked at anew."""
         self._stamps: LRUCache[Digest, Stamp] = LRUCache(_REMEMBERED)
         self._pending: dict[Digest, tuple[int, float]] = {}
         self._lock = Lock()
@@ -89,6 +91,7 @@ class Inventory:
             StoreError: it could not be written down.
         """
         with self._lock:
+            self.changes += self._stamps.get(digest) != stamp
             self._stamps[digest] = stamp
         now = self._clock()
         with self._catalog.writing() as db:
@@ -154,6 +157,7 @@ class Inventory:
 
     def _forget(self, digests: Iterable[Digest]) -> None:
         with self._lock:
+            self.changes += 1
             for digest in digests:
                 self._stamps.pop(digest, None)
                 self._pending.pop(digest, None)

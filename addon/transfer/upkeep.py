@@ -75,15 +75,16 @@ class Upkeep:
         scrub = asyncio.create_task(self._scrub(), name="scrub of the store")
         try:
             reconciled = -RECONCILE_SECONDS
-            index_from = 0.0
+            index_from, looked_at = 0.0, 0
             while True:
                 work: list[Callable[[], object]] = [self._store.flush]
                 if time.monotonic() - reconciled >= RECONCILE_SECONDS:
                     reconciled, self._dirty = time.monotonic(), True
                     self._passed_over = set()
                     work += [self._store.reconcile, self._tidy]
-                if self._dirty and time.monotonic() >= index_from:
-                    self._dirty = False
+                blobs = self._store.inventory.changes
+                if (self._dirty or blobs != looked_at) and time.monotonic() >= index_from:
+                    self._dirty, looked_at = False, blobs
                     work.append(self._store.write_index)
                 for each in work:
                     began = time.monotonic()
