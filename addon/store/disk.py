@@ -227,8 +227,7 @@ class Store:
             StoreError: there is no room for it, or the catalogue cannot be used.
             OSError: the disk failed.
         """
-        path = self.path(digest)
-        if path.is_file() and not path.is_symlink():
+        if self._holds(digest, content):
             self.inventory.used(digest)
             return
         with contextlib.suppress(BlockingIOError):
@@ -244,6 +243,20 @@ class Store:
                 new.commit()
             finally:
                 new.abort()
+
+    def _holds(self, digest: Digest, content: bytes) -> bool:
+        """Whether these bytes are stored; others in their place go to quarantine."""
+        try:
+            reader = self.open(digest)
+        except OSError:
+            # A link, or something else that cannot be read: what is stored takes its place.
+            return False
+        if reader is None:
+            return False
+        with contextlib.closing(reader), contextlib.suppress(OSError):
+            if reader.read(0, reader.size + 1) == content:
+                return True
+        return self.verify(digest)
 
     def kept(self, digest: Digest, origin: str) -> int:
         """How many bytes of a blob an earlier attempt left for the next."""
