@@ -151,6 +151,8 @@ class Pullthrough:
         Raises:
             NotStorable, StoreError, OSError: the store is of no help.
         """
+        if self._parts.fills.trouble.stuck:
+            raise NotStorable(self._parts.fills.trouble.reason)
         for _ in range(_MOST_TRIES):
             if held := self._held(target, digest):
                 if not await self._may_read(flow, target, held, digest):
@@ -200,7 +202,7 @@ class Pullthrough:
         self._doubts.settle(digest)
         if not good:
             self._parts.upkeep.changed()
-        return good
+        return bool(good)
 
     def _doubtful(self, flow: http.HTTPFlow, digest: Digest, *, whole: bool) -> bool:
         return flow.request.method == "GET" and self._doubts.about(_client(flow), digest, whole=whole)
@@ -221,11 +223,21 @@ class Pullthrough:
                 if not isinstance(body.fill, Fill) and (rest := await self._taken_over(flow, target, body)):
                     return rest
                 logger.info("blob %s goes on past the store", body.fill.digest.short)
-                return await Passing.behind(body, found.upstream)
+                return await self._pass_on(body, found.upstream)
             except (OSError, UpstreamError, TokenUnavailable, SpecError) as e:
                 raise BodyBroken(f"{body.fill.reason}, and {e}") from e
 
         return go_on
+
+    async def _pass_on(self, body: GrowingBody, source: BlobSource) -> Body:
+        try:
+            return await Passing.behind(body, source)
+        except OSError as e:
+            if e.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            # Those of the fill that broke are given back in a moment.
+            await self._parts.fills.over(body.fill)
+            return await Passing.behind(body, source)
 
     async def _taken_over(self, flow: http.HTTPFlow, target: Target, body: GrowingBody) -> Body | None:
         """What goes on with the file of another process; None where that can only be done past the store.

@@ -129,7 +129,7 @@ class Store:
                 os.close(fd)
         return None
 
-    def verify(self, digest: Digest, progress: Callable[[int], None] = lambda _: None) -> bool:
+    def verify(self, digest: Digest, progress: Callable[[int], None] = lambda _: None) -> bool | None:
         """Read a stored blob, and compare its bytes with its digest; a bad one goes to quarantine.
 
         Args:
@@ -137,7 +137,7 @@ class Store:
             progress: is told how many bytes more have been read, now and then; it may raise to give up.
 
         Returns:
-            Whether the blob is stored, and good.
+            Whether the blob is good; None where it is not stored, so that nobody looked.
 
         Raises:
             StoreError: the catalogue cannot be used.
@@ -145,7 +145,7 @@ class Store:
         """
         reader = self.open(digest)
         if reader is None:
-            return False
+            return None
         try:
             hasher = digest.hasher()
             offset = 0
@@ -256,7 +256,7 @@ class Store:
         with contextlib.closing(reader), contextlib.suppress(OSError):
             if reader.read(0, reader.size + 1) == content:
                 return True
-        return self.verify(digest)
+        return bool(self.verify(digest))
 
     def kept(self, digest: Digest, origin: str) -> int:
         """How many bytes of a blob an earlier attempt left for the next."""

@@ -67,6 +67,8 @@ class Commands:
         async def verify() -> str:
             found = await asyncio.to_thread(lambda: listing.digests(store, names))
             outcomes = [(digest, await asyncio.to_thread(store.verify, digest)) for digest in found]
+            # Those that went meanwhile, to make room, are neither.
+            outcomes = [(digest, good) for digest, good in outcomes if good is not None]
             bad = [digest.short for digest, good in outcomes if not good and not store.path(digest).exists()]
             parts.upkeep.changed()
             return f"{len(outcomes) - len(bad)} blobs are good, {len(bad)} were bad {' '.join(bad)}".rstrip()

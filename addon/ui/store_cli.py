@@ -118,17 +118,20 @@ def _ls(store: Store, out: Console, *, blobs: bool, as_json: bool) -> int:
 def _verify(store: Store, out: Console, names: list[str]) -> int:
     entries = {entry.digest: entry for entry in store.inventory.entries()}
     chosen = listing.digests(store, names)
-    bad = []
+    bad, gone = [], 0
     with _progress(out) as progress:
         task = progress.add_task("verify", total=sum(entries[digest].size for digest in chosen))
         for digest in chosen:
             good = store.verify(digest, lambda count: progress.advance(task, count))
-            if not good and not store.path(digest).exists():
+            # What a proxy beside this removes meanwhile, to make room, is not bad.
+            gone += good is None
+            if good is False and not store.path(digest).exists():
                 bad.append(digest)
     store.write_index()
     for digest in bad:
         out.print(f"bad: {digest}; it went to {store.layout.quarantine}, and is fetched anew by the next pull")
-    out.print(f"{len(chosen) - len(bad)} blobs are good, {len(bad)} were bad")
+    went = f", {gone} went meanwhile" if gone else ""
+    out.print(f"{len(chosen) - len(bad) - gone} blobs are good, {len(bad)} were bad{went}")
     return 1 if bad else 0
 
 

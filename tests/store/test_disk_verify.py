@@ -54,6 +54,12 @@ def test_a_file_without_a_row_is_verified_before_its_first_use(store: Store) -> 
     assert verified(store)
 
 
+def test_nobody_says_of_what_has_gone_that_it_is_bad(store: Store) -> None:
+    put(store, CONTENT)
+    store.remove([DIGEST])
+    assert store.verify(DIGEST) is None
+
+
 def test_nor_does_reconciling_make_it_verified(store: Store) -> None:
     store.path(DIGEST).write_bytes(CONTENT)
     store.reconcile()
