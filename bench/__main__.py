@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import hits, memory, misses, pulls, scale
+from bench import hits, memory, misses, pulls, scale, soak
 from bench.programs import Failed, Missing
 from bench.stage import QUICK, Sizes, Stage
 from bench.table import Row, markdown
@@ -33,6 +33,8 @@ MEASURES: dict[str, Callable[[Stage], list[Row]]] = {
 
 def main() -> int:
     """Measure, and print one table; 1 where something could not be measured."""
+    if sys.argv[1:2] == ["soak"]:
+        return soak.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="./run.sh bench", description="Measure Pulltap and its peers in turns.")
     parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"of: {', '.join(MEASURES)}; default: all")
     parser.add_argument("--runs", type=int, default=5, help="samples of each side (default: %(default)s)")
