@@ -68,6 +68,7 @@ class Catalog:
         self.path = path
         self._own = threading.local()
         self._lock = threading.Lock()
+        self._anew = threading.Lock()
         self._open: list[sqlite3.Connection] = []
         self._closed = False
         first = self._begin()
@@ -78,7 +79,11 @@ class Catalog:
             first, self.renewed = _open(self.path)
             """Whether it knows nothing of what was before, since it is new, or took the place of one that was damaged;
             everybody who opens it finds it so, until it is settled."""
-            self._file = self.path.stat()
+            try:
+                self._file = self.path.stat()
+            except OSError:
+                first.close()
+                raise
             return first
 
     def is_there(self) -> bool:
@@ -89,7 +94,7 @@ class Catalog:
             return False
 
     def reopen(self, settle: Callable[[], None]) -> None:
-        """Begin anew, where somebody has removed the database, or put another one in its place.
+        """Begin anew, if somebody has removed the database, or put another one in its place.
 
         Args:
             settle: tells it what it has to know before anybody else asks it.
@@ -97,20 +102,24 @@ class Catalog:
         Raises:
             StoreError: the disk failed.
         """
-        before = self._file, self._own.__dict__.get("db")
-        first = self._begin()
-        try:
-            # For this thread alone.
-            self._own.db = first
-            settle()
-        except BaseException:
-            self._file, self._own.db = before
-            raise
-        with self._lock:
-            # What another thread is in the midst of ends with the old one, which is closed thereafter.
-            self._open.clear()
-            self._own = threading.local()
-        self._adopt(first)
+        with self._anew:
+            if self.is_there():
+                return
+            before = self._file, self._own.__dict__.get("db")
+            first = self._begin()
+            try:
+                # For this thread alone.
+                self._own.db = first
+                settle()
+            except BaseException:
+                self._file, self._own.db = before
+                first.close()
+                raise
+            with self._lock:
+                # What another thread is in the midst of ends with the old one, which is closed thereafter.
+                self._open.clear()
+                self._own = threading.local()
+            self._adopt(first)
 
     def settle(self) -> None:
         """Whatever a new one had to be told has been written to it.
@@ -179,7 +188,11 @@ class Catalog:
 
     def _connection(self) -> sqlite3.Connection:
         db: sqlite3.Connection | None = getattr(self._own, "db", None)
-        return db if db is not None else self._adopt(_connect(self.path))
+        if db is None:
+            # Not to one that is not settled yet.
+            with self._anew:
+                db = self._adopt(_connect(self.path))
+        return db
 
     def _drop_own(self) -> None:
         """Close this thread's connection: opened while the disk was read-only, it would stay so."""

@@ -80,8 +80,7 @@ class Store:
             # Its blobs would go to where the disk is to be mounted again.
             raise StoreError(f"the disk of {self.root} is not there")
         self.layout.make()
-        if not self._catalog.is_there():
-            self._catalog.reopen(lambda: self._settle(used=True))
+        self._catalog.reopen(lambda: self._settle(used=True))
 
     def _settle(self, *, used: bool) -> None:
         """Let a new catalogue know what it cannot find out: that blobs in a store that was in use are somebody's."""

@@ -136,6 +136,15 @@ def test_closing_twice_closes_no_other_file(reader: BlobReader, path: Path) -> N
             reader.read(0, 5)
 
 
+def test_a_reader_is_closed_at_once(path: Path) -> None:
+    before = open_files()
+    readers = [BlobReader(os.open(path, os.O_RDONLY), len(CONTENT)) for _ in range(10)]
+    assert open_files() == before + 10
+    for reader in readers:
+        reader.close()
+    assert open_files() == before
+
+
 def test_a_forgotten_reader_is_closed(path: Path) -> None:
     before = open_files()
     for _ in range(10):

@@ -84,7 +84,7 @@ def test_a_full_disk_is_told_and_leaves_no_transaction(catalog: Catalog) -> None
                 db.execute("INSERT INTO numbers (name, value) VALUES (?, 1)", (f"n{n}" * 100,))
 
     # SQLite gives up the transaction by itself here.
-    with pytest.raises(StoreError, match="full"):
+    with pytest.raises(StoreError, match="disk is full"):
         fill()
     assert names(catalog) == []
     write(catalog, "n1")

@@ -115,6 +115,21 @@ def test_a_damaged_catalog_makes_room(
     assert path.with_name("catalog.damaged").read_bytes() == damaged
 
 
+def test_what_a_damaged_one_had_still_to_take_in_goes_with_it(path: Path, open_catalog: Callable[[], Catalog]) -> None:
+    catalog = open_catalog()
+    for n in range(200):
+        write(catalog, f"n{n}" * 10)
+    with catalog.reading() as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    write(catalog, "n200")
+    log = path.with_name("catalog.db-wal").read_bytes()
+    catalog.close()
+    damage_all(path)
+    # As after a crash.
+    path.with_name("catalog.db-wal").write_bytes(log)
+    assert names(open_catalog()) == []
+
+
 def test_no_other_process_opens_it_meanwhile(
     path: Path, open_catalog: Callable[[], Catalog], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,8 +88,10 @@ def test_another_process_is_followed_to_its_end(folder: Folder, end: str, left: 
     assert following.progress().withdrawn is (end == "withdraw")
     late = following.reader()
     assert late.size == (0 if end == "withdraw" else SIZE)
+    before = open_files()
     following.close()
     following.close()
+    assert open_files() == before - 2
     assert everything(reader) == everything(late) == CONTENT
     reader.close()
     late.close()
@@ -169,6 +171,37 @@ def test_one_that_gets_its_first_hole_meanwhile_is_found(folder: Folder, monkeyp
     assert following.progress().offset == 600
     following.close()
     ingest.abort()
+
+
+def test_one_that_is_kept_meanwhile_is_found_or_is_over(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    ingest = folder.ingest()
+    ingest.write(0, [CONTENT[:600]])
+    ingest.write(700, [CONTENT[700:]])
+    real = os.open
+
+    def keep_behind_its_back(path: Path, flags: int, mode: int = 0o777) -> int:
+        if path == folder.place.holes:
+            ingest.keep()
+        return real(path, flags, mode)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", keep_behind_its_back)
+        following = follow(folder)
+    assert following.progress().offset == 600
+    assert not following.under_way()
+    following.close()
+
+
+def test_what_was_followed_stays_until_that_was_seen(store: Store) -> None:
+    digest = digest_of(CONTENT)
+    ingest = store.ingest(digest, ORIGIN)
+    following = store.following(digest, ORIGIN)
+    assert following is not None
+    ingest.write(0, [CONTENT])
+    ingest.commit()
+    assert store.remove([digest]) == []
+    following.close()
+    assert store.remove([digest]) == [digest]
 
 
 # What cannot be followed.

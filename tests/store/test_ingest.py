@@ -207,6 +207,28 @@ def test_a_folder_is_synced_or_it_is_told(folder: Folder, monkeypatch: pytest.Mo
     assert open_files() == before
 
 
+# What others see.
+
+
+def test_others_are_told_how_long_it_is_and_how_far(folder: Folder) -> None:
+    ingest = folder.ingest()
+    follower = Follower(folder.place.lease)
+    assert (follower.progress().offset, follower.progress().size) == (0, None)
+    ingest.write(0, [CONTENT[:10]])
+    assert (follower.progress().offset, follower.progress().size) == (10, None)
+    ingest.announce(SIZE)
+    assert (follower.progress().offset, follower.progress().size) == (10, SIZE)
+    # What lies behind a hole cannot be read yet.
+    ingest.write(20, [CONTENT[20:]])
+    assert follower.progress().offset == 10
+    ingest.write(10, [CONTENT[10:20]])
+    assert follower.progress().offset == 20
+    absorb(ingest)
+    assert follower.progress().offset == SIZE
+    ingest.abort()
+    follower.close()
+
+
 # Readers.
 
 

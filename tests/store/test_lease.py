@@ -179,6 +179,8 @@ def test_a_blob_may_be_empty(path: Path) -> None:
 def test_a_follower_of_a_killed_owner_does_not_take_the_next_one_for_it(path: Path) -> None:
     killed(path, 7)
     follower = Follower(path)
+    # Having looked, it is in nobody's way.
+    assert not follower.held()
     lease = Lease(path)
     lease.publish(3)
     assert not follower.held()
