@@ -36,6 +36,7 @@ class Pulltap:
         # mitmproxy takes the commands of those that are there from the start.
         self.addons: list[object] = [self._commands]
         self._parts: Parts | None = None
+        self._retired: list[Parts] = []
         self._dispatch: Dispatch | None = None
         self._file = ConfigFile(Path(), {}, {})
         self._usable = True
@@ -88,6 +89,9 @@ class Pulltap:
             self._refuse(f"{self._file.place(keys)}{e}")
             return
         # Fills under way end in the old parts, which their flows hold; nothing new starts there.
+        if self._parts is not None:
+            self._parts.upkeep.end()
+            self._retired.append(self._parts)
         if self._running:
             parts.upkeep.start()
         self._parts = parts
@@ -137,8 +141,8 @@ class Pulltap:
         The hooks stay as they are: behind this one, mitmproxy tells of the connections that it cuts.
         """
         unbound_heads()
-        if self._parts is not None:
-            await self._parts.close()
+        for parts in [*self._retired, *([self._parts] if self._parts else [])]:
+            await parts.close()
         kept.release()
 
 

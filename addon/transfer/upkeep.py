@@ -62,11 +62,16 @@ class Upkeep:
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="upkeep of the store")
 
-    async def stop(self) -> None:
-        """Come to an end; what is being done is given up soon."""
+    def end(self) -> None:
+        """Begin nothing more, and give up soon what is being done."""
         self._ending.set()
         if self._task is not None:
             self._task.cancel()
+
+    async def stop(self) -> None:
+        """`end`, and wait for it."""
+        self.end()
+        if self._task is not None:
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
