@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from ..standin import ACCEPT, Blob, Hub, Image, bad_sectors, watchful
+from ..standin import ACCEPT, Hub, Image, bad_sectors, watchful
 from .clients.containers import Podman, Skopeo
 from .clients.docker import Docker
 from .clients.raw import Raw, Reply
 from .conftest import StartProxy
 from .programs import CommandFailed, eventually
 from .proxies import Pulltap
+from .stores import flip, is_whole, quarantined, stored, wait_until_stored
 
 MIB = 1024 * 1024
 SIZE = 3 * MIB + 17
@@ -36,7 +37,7 @@ class Patient:
         self.url = hub.url(f"/v2/{REPOSITORY}/blobs/{self.blob.digest}")
         self.path = stored(proxy, self.blob)
         self.expect(STORED)
-        eventually(lambda: self.path.exists() and not self._is_open(), "the end of its fill")
+        wait_until_stored(proxy, self.blob)
         hub.clear()
 
     def head(self) -> Reply:
@@ -51,14 +52,6 @@ class Patient:
         assert (reply.status, reply.header("Cache-Status")) == (200, status)
         assert reply.whole
         assert reply.body == self._content
-
-    def _is_open(self) -> bool:
-        """Whether the proxy has it open: a fill that is over has let go of it."""
-        for link in Path(f"/proc/{self._proxy.pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if link.readlink() == self.path:
-                    return True
-        return False
 
     def is_right(self, reply: Reply) -> bool:
         """Whether what came is how the blob begins."""
@@ -76,33 +69,6 @@ class Patient:
         """Those are the bytes of this blob that went to quarantine."""
         found = [path.read_bytes() for path in quarantined(self._proxy, self.blob)]
         assert sorted(found) == sorted(contents) or not contents
-
-
-def stored(proxy: Pulltap, blob: Blob) -> Path:
-    return proxy.store / "blobs" / blob.digest.replace(":", "/")
-
-
-def quarantined(proxy: Pulltap, blob: Blob) -> list[Path]:
-    return list((proxy.store / "pulltap" / "quarantine").glob(f"{blob.digest.replace(':', '-')}*"))
-
-
-def is_whole(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink() and hashlib.sha256(path.read_bytes()).hexdigest() == path.name
-
-
-def flip(path: Path) -> bytes:
-    """Flip one bit, as a disk does: nothing but the bytes shows it. The bad bytes."""
-    before = path.stat()
-    content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle] ^= 0x10
-    with path.open("r+b") as file:
-        file.seek(middle)
-        file.write(content[middle : middle + 1])
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    after = path.stat()
-    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
-    return bytes(content)
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +253,7 @@ def test_a_flipped_bit_costs_a_client_one_pull(
     image = hub.push(f"library/turning-{name}", sizes=(40_000, SIZE), seed=random.randrange(1 << 30))
     layer = stored(proxy, image.layers[1])
     pull(client, image)
-    eventually(layer.exists, "the commit")
+    wait_until_stored(proxy, *image.blobs)
     bad = flip(layer)
     with pytest.raises(CommandFailed):
         pull(client, image)
