@@ -121,6 +121,9 @@ class Parts:
             self.store.images.saw(target.identity, target.route.repository, target.route.reference, descriptor)
             self.upkeep.changed()
 
+        if self.fills.trouble.stuck:
+            # The thread would be, too.
+            return
         try:
             await asyncio.to_thread(note)
         except (StoreError, OSError) as e:

@@ -541,8 +541,9 @@ async def test_a_hostile_registry_gets_nothing_by_a_fill_that_it_never_ends(prox
     assert isinstance(upstream, FakeUpstream)
     upstream.reply = lambda question: question.answer(200) if question.request.method == "HEAD" else None
     attacker = {"Authorization": "Bearer attacker"}
+    before = len(upstream.asked)
     asking = asyncio.create_task(proxy.ask(digest, "mine/all", host="ghcr.io", **attacker))
-    question = await upstream.question(len(upstream.asked) - 1)
+    question = await upstream.question(before)
     question.begin(200, Content_Length=str(len(CONTENT)))
     # It says yes to a HEAD while its own fill is under way, and ends that fill with something else.
     joining = asyncio.create_task(proxy.ask(digest, "mine/more", host="ghcr.io", **attacker))

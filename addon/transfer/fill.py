@@ -170,7 +170,8 @@ class Fill(Followed):
                 self.written, self.interrupted = self._ingest.proven, True
             if not isinstance(e, NoRoom):
                 self._trouble(e)
-            self._break(str(e))
+            # Trouble is told once, and not for each blob; that there is no room for this one is nothing else's.
+            self._break(str(e), logging.WARNING if isinstance(e, NoRoom) else logging.INFO)
             await self._settle(*workers, writer)
             await self._leave(e)
             if isinstance(e, NoRoom):
@@ -298,12 +299,12 @@ class Fill(Followed):
         self.close()
         self.changed()
 
-    def _break(self, reason: str) -> None:
+    def _break(self, reason: str, level: int = logging.WARNING) -> None:
         if self.state is State.RUNNING:
             self.state = State.BROKEN
         self.reason = reason
         self.changed()
-        logger.warning("blob %s is not stored: %s", self.digest.short, reason)
+        logger.log(level, "blob %s is not stored: %s", self.digest.short, reason)
 
     # See `addon.transfer.stretch.Whole`.
 

@@ -34,9 +34,12 @@ from addon.transfer.stretch import Nobody, Stretch, check_coding
 from addon.transfer.trouble import Trouble, told
 from addon.transfer.turns import FairLimit
 from addon.transfer.upstream import Choose, Exchange, Receiver, UpstreamError
+from addon.transfer.writing import DiskTrouble
 
 logger = logging.getLogger(__name__)
 
+STUCK_SECONDS = 5
+"""How long the disk may take for an empty file."""
 _WRITERS = 8
 _PROGRESS_SECONDS = 1.0
 _PROBE_BYTES = 1024 * 1024
@@ -175,6 +178,7 @@ class Fills:
         held = True
         try:
             self._check()
+            await self._try_disk()
             outcome = await self._ask(wanted, source, size)
             if isinstance(outcome, tuple):
                 fill, stretch, exchange = outcome
@@ -189,6 +193,24 @@ class Fills:
     def _check(self) -> None:
         if self.trouble.reason:
             raise NotStorable(self.trouble.reason)
+
+    async def _try_disk(self) -> None:
+        """See to it that the disk takes something: a blob is claimed on the event loop, and all would wait for that.
+
+        Raises:
+            NotStorable: it does not.
+        """
+        error: Exception
+        try:
+            async with asyncio.timeout(STUCK_SECONDS):
+                await asyncio.get_running_loop().run_in_executor(self._executor, self._store.check_writable)
+                return
+        except TimeoutError:
+            error = DiskTrouble(f"the disk is slow: it takes more than {STUCK_SECONDS} s for an empty file")
+        except OSError as e:
+            error = e
+        self.failed(error)
+        raise NotStorable(told(error))
 
     def failed(self, error: Exception) -> None:
         """The store did not take a blob."""

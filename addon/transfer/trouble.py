@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 
 from addon.store.errors import NoRoom, StoreError
+from addon.transfer.writing import DiskTrouble
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class Trouble:
         """
         self.reason = ""
         """Why nothing is stored; empty where all is well."""
+        self.stuck = False
+        """Whether the disk keeps waiting whoever asks something of it, so that better nobody does."""
         self._probe = probe
         self._task: asyncio.Task[None] | None = None
 
@@ -54,6 +57,7 @@ class Trouble:
         first.
         """
         if not isinstance(error, NoRoom):
+            self.stuck = self.stuck or isinstance(error, DiskTrouble)
             self._begin(told(error))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._until_over(), name="wait until the store is well")
@@ -71,6 +75,7 @@ class Trouble:
         while self.reason:
             await asyncio.sleep(PROBE_SECONDS)
             self.reason = await self._failing()
+            self.stuck = False
         logger.warning("blobs are stored again")
 
     async def _failing(self) -> str:

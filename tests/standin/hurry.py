@@ -3,7 +3,7 @@
 It cuts large blobs into smaller segments, too, so that a test's need be no larger.
 """
 
-from addon.transfer import fill, trouble, upstream
+from addon.transfer import fill, fills, trouble, upstream
 
 MIB = 1024 * 1024
 SEGMENT = 2 * MIB
@@ -18,6 +18,7 @@ _SHORTENED: dict[object, dict[str, float]] = {
         "SEGMENT": SEGMENT,
         "LARGE": 4 * SEGMENT,
     },
+    fills: {"STUCK_SECONDS": 1.0},
     trouble: {"PROBE_SECONDS": 0.1},
 }
 
