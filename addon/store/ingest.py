@@ -25,7 +25,7 @@ from addon.store.blob import BlobReader
 from addon.store.errors import DigestMismatch
 from addon.store.inventory import Stamp
 from addon.store.layout import open_file
-from addon.store.lease import Lease, Progress, boot
+from addon.store.lease import Lease, boot
 
 HOLES = ".holes"
 """The end of the name of an ingest file that has holes."""
@@ -110,7 +110,7 @@ class Ingest:
         self._fd = -1
         self._lease = Lease(place.lease)
         try:
-            _recover(place, self._lease.left)
+            _recover(place, self._lease)
             self._fd = open_file(self._path, os.O_RDWR | os.O_CREAT)
             self.kept = os.fstat(self._fd).st_size
             """How many bytes an earlier attempt left; they are hashed by `absorb`."""
@@ -304,16 +304,21 @@ def sync_folder(folder: Path) -> None:
     Raises:
         OSError: the disk failed.
     """
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(folder, os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int = 0) -> None:
+    fd = os.open(path, flags | os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
 
 
-def _recover(place: Place, left: Progress | None) -> None:
+def _recover(place: Place, lease: Lease) -> None:
     """Make what an owner that was killed has left usable, or remove it; for whoever holds the lease."""
-    if left is not None and (left.withdrawn or left.boot != boot()):
+    left = lease.left
+    if lease.lost or (left is not None and (left.withdrawn or left.boot != boot())):
         # That is not the blob; or its owner went down with the machine, before it could see to it that it was on disk.
         for path in (place.plain, place.holes):
             _remove(path)
@@ -356,9 +361,12 @@ def _sweep(place: Place, *, everything: bool) -> int:
         return 0
     try:
         before = _size(place.plain) + _size(place.holes)
-        _recover(place, lease.left)
+        _recover(place, lease)
         with contextlib.suppress(FileNotFoundError):
             status = place.plain.lstat()
+            if lease.left is not None and stat.S_ISREG(status.st_mode):
+                # As `Ingest.keep` does: without its lease, nobody will know whether it was on disk before a power cut.
+                _sync(place.plain)
             old = time.time() - status.st_mtime > KEPT_SECONDS
             if everything or old or not status.st_size or not stat.S_ISREG(status.st_mode):
                 _remove(place.plain)

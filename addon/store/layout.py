@@ -105,12 +105,11 @@ class Layout:
                     f"{self.root} is no store: it holds {foreign[0]!r}, but no oci-layout; "
                     "name an empty folder, a store or an OCI image layout in registry_store"
                 )
-            _write_new(layout, json.dumps(_LAYOUT))
+        _write_new(layout, json.dumps(_LAYOUT))
         for folder in folders:
             folder.mkdir(mode=0o700, exist_ok=True)
             _check_ours(folder)
-        if not self.index.exists():
-            _write_new(self.index, json.dumps(_INDEX))
+        _write_new(self.index, json.dumps(_INDEX))
         _check_no_link(self.catalog)
 
 
@@ -151,18 +150,19 @@ def _check_no_link(path: Path) -> None:
 
 
 def _write_new(path: Path, text: str) -> None:
-    """Write a file that is not there yet; another process may be as far."""
+    """Write a file that is not there yet, or of which a power cut has left the name; another process may be as far."""
     _check_no_link(path)
-    with contextlib.suppress(FileExistsError):
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, text.encode())
-        except OSError:
-            # Else the next start would take it for one that is as it should be.
-            path.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(fd)
+    if path.exists() and path.stat().st_size:
+        return
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(fd, text.encode())
+    except OSError:
+        # Else the next start would take it for one that is as it should be.
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)
 
 
 def open_file(path: Path, flags: int) -> int:

@@ -55,10 +55,12 @@ class Lease:
         self._size: int | None = None
         self._offset = 0
         self._room = 0
-        self._fd = _claim(path)
+        self._fd, found = _claim(path)
         try:
             self.left = _read(self._fd)
             """What its last owner said, if that one was killed."""
+            self.lost = found and self.left is None
+            """Whether it had an owner that said something which is not there: it went down with the machine."""
             if self.left is not None:
                 self._begin_anew()
         except OSError:
@@ -109,7 +111,7 @@ class Lease:
         """
         # At once: somebody who took it in between would not know of what is left.
         new = self._path.with_name(f"{self._path.stem}.{uuid.uuid4().hex}{self._path.suffix}")
-        fd = _claim(new)
+        fd, _ = _claim(new)
         try:
             new.replace(self._path)
         except OSError:
@@ -190,14 +192,21 @@ def _read(fd: int) -> Progress | None:
     return Progress(max(offset, 0), size if size >= 0 else None, booted, offset < 0, room)
 
 
-def _claim(path: Path) -> int:
+def _claim(path: Path) -> tuple[int, bool]:
+    """Lock the file, made where there is none; its file descriptor, and whether it was there."""
     while True:
-        fd = open_file(path, os.O_RDWR | os.O_CREAT)
         try:
-            # Between the line above and the locking, its owner may have given it back.
+            fd, found = open_file(path, os.O_RDWR), True
+        except FileNotFoundError:
+            try:
+                fd, found = open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), False
+            except FileExistsError:
+                continue
+        try:
+            # Between the lines above and the locking, its owner may have given it back.
             if _lock(fd) and os.path.samestat(os.fstat(fd), path.lstat()):
                 claimed, fd = fd, -1
-                return claimed
+                return claimed, found
         except FileNotFoundError:
             pass
         finally:
