@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import hits, memory, misses, pulls, scale, soak
+from bench import eviction, hits, memory, misses, pulls, scale, soak
 from bench.programs import Failed, Missing
 from bench.stage import QUICK, Sizes, Stage
 from bench.table import Row, markdown
@@ -33,6 +33,8 @@ MEASURES: dict[str, Callable[[Stage], list[Row]]] = {
 
 def main() -> int:
     """Measure, and print one table; 1 where something could not be measured."""
+    if sys.argv[1:2] == ["eviction"]:
+        return eviction.main(sys.argv[2:])
     if sys.argv[1:2] == ["soak"]:
         return soak.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="./run.sh bench", description="Measure Pulltap and its peers in turns.")
