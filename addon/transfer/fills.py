@@ -177,8 +177,8 @@ class Fills:
         await self._limit.acquire(wanted.repository)
         held = True
         try:
-            self._check()
-            await self._try_disk()
+            if reason := await self.failing():
+                raise NotStorable(reason)
             outcome = await self._ask(wanted, source, size)
             if isinstance(outcome, tuple):
                 fill, stretch, exchange = outcome
@@ -194,23 +194,20 @@ class Fills:
         if self.trouble.reason:
             raise NotStorable(self.trouble.reason)
 
-    async def _try_disk(self) -> None:
-        """See to it that the disk takes something: a blob is claimed on the event loop, and all would wait for that.
+    async def failing(self) -> str:
+        """Why the store takes nothing just now; empty where it does.
 
-        Raises:
-            NotStorable: it does not.
+        To be asked before anything is made on its disk on the event loop, which would else be stuck together with it.
         """
-        error: Exception
-        try:
-            async with asyncio.timeout(STUCK_SECONDS):
-                await asyncio.get_running_loop().run_in_executor(self._executor, self._store.check_writable)
-                return
-        except TimeoutError:
-            error = DiskTrouble(f"the disk is slow: it takes more than {STUCK_SECONDS} s for an empty file")
-        except OSError as e:
-            error = e
-        self.failed(error)
-        raise NotStorable(told(error))
+        if not self.trouble.reason:
+            try:
+                async with asyncio.timeout(STUCK_SECONDS):
+                    await asyncio.get_running_loop().run_in_executor(self._executor, self._store.check_writable)
+            except TimeoutError:
+                self.failed(DiskTrouble(f"the disk is slow: it takes more than {STUCK_SECONDS} s for an empty file"))
+            except OSError as e:
+                self.failed(e)
+        return self.trouble.reason
 
     def failed(self, error: Exception) -> None:
         """The store did not take a blob."""

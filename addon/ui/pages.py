@@ -33,18 +33,18 @@ class Pages:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    def request(self, flow: http.HTTPFlow) -> None:
+    async def request(self, flow: http.HTTPFlow) -> None:
         """Answer (mitmproxy's hook for a request that is there in full)."""
         if flow.response or flow.error or not flow.live or not to_the_proxy(flow):
             return
         if names_the_proxy(flow.request.host):
-            flow.response = self._answer(flow.request)
+            flow.response = await self._answer(flow.request)
         else:
             # To forward it would ask ourselves again, and again.
             flow.response = answers.text(421, _MISDIRECTED)
         flow.response.headers["Cache-Control"] = "no-store"
 
-    def _answer(self, request: http.Request) -> http.Response:
+    async def _answer(self, request: http.Request) -> http.Response:
         path = request.path.partition("?")[0]
         pages = {"/": self._index, "/healthz": self._health, "/ca.pem": self._ca}
         if path not in pages:
@@ -53,19 +53,17 @@ class Pages:
             response = answers.text(405, "these pages are only read\n")
             response.headers["Allow"] = "GET, HEAD"
             return response
-        return pages[path]()
+        return await pages[path]()
 
-    def _index(self) -> http.Response:
+    async def _index(self) -> http.Response:
         return answers.text(200, _INDEX)
 
-    def _health(self) -> http.Response:
-        try:
-            self._parts.store.check_writable()
-        except OSError as e:
-            return answers.text(503, f"the store {self._parts.store.root} cannot be written: {e.strerror}\n")
+    async def _health(self) -> http.Response:
+        if reason := await self._parts.fills.failing():
+            return answers.text(503, f"the store {self._parts.store.root} cannot be written: {reason}\n")
         return answers.text(200, "ok\n")
 
-    def _ca(self) -> http.Response:
+    async def _ca(self) -> http.Response:
         try:
             certificate = ca_path().read_bytes()
         except OSError as e:

@@ -31,9 +31,9 @@ def to_the_proxy(path: str, method: str = "GET") -> http.HTTPFlow:
     return flow
 
 
-def answer(pages: Pages, path: str, method: str = "GET") -> http.Response:
+async def answer(pages: Pages, path: str, method: str = "GET") -> http.Response:
     flow = to_the_proxy(path, method)
-    pages.request(flow)
+    await pages.request(flow)
     assert flow.response
     assert flow.response.headers["Cache-Control"] == "no-store"
     return flow.response
@@ -41,48 +41,48 @@ def answer(pages: Pages, path: str, method: str = "GET") -> http.Response:
 
 async def test_the_index_names_the_others(pages: Pages) -> None:
     for path in ("/", "/?x"):
-        response = answer(pages, path)
+        response = await answer(pages, path)
         assert response.status_code == 200
         assert all(page in (response.text or "") for page in ("/healthz", "/ca.pem"))
 
 
 async def test_the_ca(pages: Pages) -> None:
-    missing = answer(pages, "/ca.pem")
+    missing = await answer(pages, "/ca.pem")
     assert (missing.status_code, missing.text) == (
         503,
         "the CA certificate cannot be read: No such file or directory\n",
     )
     ca_path().write_bytes(b"-----BEGIN CERTIFICATE-----\n")
-    response = answer(pages, "/ca.pem")
+    response = await answer(pages, "/ca.pem")
     assert (response.status_code, response.content) == (200, b"-----BEGIN CERTIFICATE-----\n")
     assert response.headers["Content-Type"] == "application/x-pem-file"
     assert ca_path().name == CA
 
 
 async def test_health_is_a_store_that_can_be_written(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (answer(pages, "/healthz").status_code, answer(pages, "/healthz").text) == (200, "ok\n")
+    assert ((await answer(pages, "/healthz")).status_code, (await answer(pages, "/healthz")).text) == (200, "ok\n")
 
     def failing() -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(pages._parts.store, "check_writable", failing)
-    response = answer(pages, "/healthz")
+    response = await answer(pages, "/healthz")
     assert response.status_code == 503
-    assert response.text == f"the store {pages._parts.store.root} cannot be written: Read-only file system\n"
+    assert response.text == f"the store {pages._parts.store.root} cannot be written: the disk is read-only\n"
 
 
 @pytest.mark.parametrize("path", ["/other", "/healthz/", "//", "/ca.pem/x", "/HEALTHZ"])
 async def test_there_are_no_others(pages: Pages, path: str) -> None:
-    response = answer(pages, path)
+    response = await answer(pages, path)
     assert (response.status_code, response.text) == (404, "no such page; there are /, /healthz, /ca.pem\n")
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/ca.pem"])
 async def test_they_are_only_read(pages: Pages, path: str) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
-        response = answer(pages, path, method)
+        response = await answer(pages, path, method)
         assert (response.status_code, response.headers["Allow"]) == (405, "GET, HEAD")
-    assert answer(pages, "/healthz", "HEAD").status_code == 200
+    assert (await answer(pages, "/healthz", "HEAD")).status_code == 200
 
 
 @pytest.mark.parametrize("what", ["another host", "redirected", "answered", "failed", "replayed"])
@@ -99,7 +99,7 @@ async def test_requests_that_are_left_alone(pages: Pages, what: str) -> None:
             flow.error = mitmflow.Error("gone")
         case "replayed":
             flow.live = False
-    pages.request(flow)
+    await pages.request(flow)
     assert flow.response is given
 
 
@@ -108,7 +108,7 @@ async def test_a_name_that_somebody_led_here_gets_no_page(pages: Pages, path: st
     for host, status in (("attacker.example", 421), ("192.0.2.1", 200), ("proxy", 200)):
         flow = request_flow(f"http://{host}:3128{path}")
         flow.metadata[DIRECT] = True
-        pages.request(flow)
+        await pages.request(flow)
         assert flow.response
         assert (flow.response.status_code == 421) == (status == 421)
         assert flow.response.headers["Cache-Control"] == "no-store"
