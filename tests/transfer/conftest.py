@@ -6,13 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from mitmproxy.test import taddons
 
 from addon.registry.digest import Digest
 from addon.store.disk import Store
 from addon.transfer import fill
+from addon.transfer import fills as fills_module
 from addon.transfer.fill import Fill
+from addon.transfer.fills import Fills
 
-from ..doubles import FakeSource, digest_of, nothing_left
+from ..doubles import FakeSource, digest_of, mitmproxy_with, nothing_left
 from .filling import CONTENT, ORIGIN, Filling, Start
 
 
@@ -62,3 +65,22 @@ def start(store: Store, executor: ThreadPoolExecutor, at_once: None) -> Start:
         return Filling(fill, source, troubles)
 
     return start
+
+
+@pytest.fixture
+async def mitmproxy() -> AsyncIterator[taddons.context]:
+    with mitmproxy_with() as running:
+        yield running
+
+
+@pytest.fixture
+async def fills(
+    store: Store, mitmproxy: taddons.context, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Fills]:
+    # Progress is shown all the time.
+    monkeypatch.setattr(fills_module, "_PROGRESS_SECONDS", 0.001)
+    fills = Fills(store, most=4, connections=1)
+    yield fills
+    await fills.close()
+    # pytest holds the fixture until all is torn down, and the cancelled task holds a fill.
+    fills._progress = None

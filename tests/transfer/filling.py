@@ -93,11 +93,11 @@ Start = Callable[..., Filling]
 class Gate:
     """Holds up a method of a fill's ingest, in its thread, until it is opened."""
 
-    def __init__(self, filling: Filling, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, fill: Fill, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open = threading.Event()
         self.fault: BaseException | None = None
         self._came = threading.Event()
-        usual = getattr(filling.fill._ingest, name)
+        usual = getattr(fill._ingest, name)
 
         def gated(*args: object) -> object:
             self._came.set()
@@ -108,7 +108,7 @@ class Gate:
                 self.fault = e
                 raise
 
-        monkeypatch.setattr(filling.fill._ingest, name, gated)
+        monkeypatch.setattr(fill._ingest, name, gated)
 
     async def entered(self) -> None:
         assert await asyncio.to_thread(self._came.wait, doubles.BOUND)

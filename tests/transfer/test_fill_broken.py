@@ -146,7 +146,7 @@ async def test_a_fill_that_is_cancelled_waits_for_its_thread(
 ) -> None:
     filling = start().begin(200, sized(CONTENT))
     body = filling.fill.body(None)
-    gate = Gate(filling, at, monkeypatch)
+    gate = Gate(filling.fill, at, monkeypatch)
     filling.send(CONTENT)
     filling.exchange.finish()
     await gate.entered()

@@ -4,9 +4,12 @@ import asyncio
 
 from addon.store.disk import Store
 from addon.transfer.fill import first_request
+from addon.transfer.fills import Fills, Refused
 from addon.transfer.followed import State
 
+from ..doubles import FakeSource
 from .filling import CONTENT, ORIGIN, Start, cut, ingests, ranged, read, sized, stored
+from .starting import SIZED, attempted, joined, settled, starting, wanted
 
 
 async def left_behind(start: Start, content: bytes) -> None:
@@ -79,3 +82,57 @@ async def test_what_is_put_is_skipped_where_upstream_starts_over(store: Store, s
     filling.exchange.finish()
     await filling.over()
     assert stored(store, filling.fill.digest) == CONTENT
+
+
+# As requests start them.
+
+
+async def test_an_attempt_goes_on_behind_the_one_before(fills: Fills, store: Store) -> None:
+    await attempted(fills, CONTENT[:1000])
+    source = FakeSource()
+    start = starting(fills, source, wanted())
+    question = await source.question()
+    assert str(question) == "GET /blob 1000-"
+    question.answer(206, CONTENT[1000:], Content_Range=f"bytes 1000-{len(CONTENT) - 1}/{len(CONTENT)}")
+    assert await read((await joined(start)).fill.body(None)) == CONTENT
+    await settled(fills)
+    assert not ingests(store)
+
+
+async def test_a_refused_attempt_leaves_the_one_before(fills: Fills) -> None:
+    await attempted(fills, CONTENT[:1000])
+    source = FakeSource()
+    start = starting(fills, source, wanted())
+    (await source.question()).answer(401)
+    assert isinstance(await start, Refused)
+    start = starting(fills, source, wanted())
+    assert str(await source.question(1)) == "GET /blob 1000-"
+    start.cancel()
+
+
+async def test_what_is_longer_than_the_blob_is_dropped(fills: Fills) -> None:
+    await attempted(fills, CONTENT + b"more")
+    source = FakeSource()
+    start = starting(fills, source, wanted())
+    question = await source.question()
+    assert str(question) == f"GET /blob {len(CONTENT) + 4}-"
+    question.answer(416)
+    again = await source.question(1)
+    assert str(again) == "GET /blob"
+    again.answer(200, CONTENT, **SIZED)
+    assert await read((await joined(start)).fill.body(None)) == CONTENT
+
+
+async def test_a_bad_blob_is_not_served_to_the_next(fills: Fills) -> None:
+    source = FakeSource()
+    start = starting(fills, source, wanted())
+    (await source.question()).answer(200, CONTENT[::-1], **SIZED)
+    await joined(start)
+    await settled(fills)
+    start = starting(fills, source, wanted())
+    again = await source.question(1)
+    assert str(again) == "GET /blob"
+    again.answer(200, CONTENT, **SIZED)
+    outcome = await joined(start)
+    assert outcome.started
+    assert await read(outcome.fill.body(None)) == CONTENT

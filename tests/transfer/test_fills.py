@@ -1,9 +1,6 @@
 """Which fills are under way: who shares one, who asks for himself, and who waits for his turn."""
 
 import asyncio
-import errno
-import os
-from collections.abc import AsyncIterator
 
 import pytest
 from mitmproxy import http
@@ -11,64 +8,15 @@ from mitmproxy.addons import comment
 from mitmproxy.test import taddons
 
 from addon.auth.tokens import TokenUnavailable
-from addon.registry.digest import Digest
 from addon.store.disk import Store
-from addon.store.ingest import Ingest
-from addon.transfer import fills as module
 from addon.transfer.fill import Fill
-from addon.transfer.fills import Fills, Joined, NotStorable, Overtaken, Refused, Wanted, progress
+from addon.transfer.fills import Fills, NotStorable, Overtaken, Refused, progress
 from addon.transfer.followed import State
 from addon.transfer.upstream import UpstreamError
 
-from ..doubles import BOUND, FakeSource, Question, digest_of, mitmproxy_with
-from .filling import CONTENT, ingests, read
-
-REGISTRY = "registry.example"
-DIGEST = digest_of(CONTENT)
-SIZED = {"Content_Length": str(len(CONTENT))}
-
-
-def wanted(credential: str = "anonymous", repository: str = "library/alpine", digest: Digest = DIGEST) -> Wanted:
-    return Wanted(REGISTRY, repository, digest, credential)
-
-
-@pytest.fixture
-async def mitmproxy() -> AsyncIterator[taddons.context]:
-    with mitmproxy_with() as running:
-        yield running
-
-
-@pytest.fixture
-async def fills(
-    store: Store, mitmproxy: taddons.context, at_once: None, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Fills]:
-    # Progress is shown all the time.
-    monkeypatch.setattr(module, "_PROGRESS_SECONDS", 0.001)
-    fills = Fills(store, most=4, connections=1)
-    yield fills
-    await fills.close()
-    # pytest holds the fixture until all is torn down, and the cancelled task holds a fill.
-    fills._progress = None
-
-
-def starting(
-    fills: Fills, source: FakeSource, wanted: Wanted, size: int | None = None
-) -> asyncio.Task[Joined | Refused]:
-    return asyncio.create_task(fills.start(wanted, source, size))
-
-
-async def joined(starting: asyncio.Task[Joined | Refused]) -> Joined:
-    outcome = await asyncio.wait_for(starting, BOUND)
-    assert isinstance(outcome, Joined)
-    return outcome
-
-
-async def settled(fills: Fills) -> None:
-    """Wait until no fill is under way."""
-    async with asyncio.timeout(BOUND):
-        while fills._running:
-            await asyncio.wait(fills._running)
-            await asyncio.sleep(0)
+from ..doubles import BOUND, FakeSource, Question, digest_of
+from .filling import CONTENT, ORIGIN, ingests, read
+from .starting import DIGEST, SIZED, joined, settled, starting, wanted
 
 
 async def test_a_fill_ends_in_the_store(fills: Fills, store: Store) -> None:
@@ -79,18 +27,18 @@ async def test_a_fill_ends_in_the_store(fills: Fills, store: Store) -> None:
     question.answer(200, CONTENT, **SIZED)
     one = await joined(start)
     assert one.started
-    assert fills.active(REGISTRY, DIGEST) is one.fill
+    assert fills.active(ORIGIN, DIGEST) is one.fill
     assert fills.active("other.example", DIGEST) is None
-    assert fills.repositories(REGISTRY, DIGEST) == {"library/alpine"}
+    assert fills.repositories(ORIGIN, DIGEST) == {"library/alpine"}
     assert await read(one.fill.body(None)) == CONTENT
     await settled(fills)
-    assert fills.active(REGISTRY, DIGEST) is None
-    assert fills.repositories(REGISTRY, DIGEST) == ()
+    assert fills.active(ORIGIN, DIGEST) is None
+    assert fills.repositories(ORIGIN, DIGEST) == ()
     reader = store.open(DIGEST)
     assert reader
     reader.close()
-    assert store.provenance.belongs(REGISTRY, "library/alpine", DIGEST)
-    assert not store.provenance.belongs(REGISTRY, "library/debian", DIGEST)
+    assert store.provenance.belongs(ORIGIN, "library/alpine", DIGEST)
+    assert not store.provenance.belongs(ORIGIN, "library/debian", DIGEST)
 
 
 async def test_the_same_credential_shares_one_request(fills: Fills) -> None:
@@ -121,8 +69,8 @@ async def test_different_credentials_ask_for_themselves_and_the_loser_joins(fill
     winner.finish()
     await settled(fills)
     # Upstream gave it in both.
-    assert store.provenance.belongs(REGISTRY, "library/alpine", DIGEST)
-    assert store.provenance.belongs(REGISTRY, "library/debian", DIGEST)
+    assert store.provenance.belongs(ORIGIN, "library/alpine", DIGEST)
+    assert store.provenance.belongs(ORIGIN, "library/debian", DIGEST)
 
 
 async def test_a_refusal_reaches_its_own_credential(fills: Fills) -> None:
@@ -135,6 +83,42 @@ async def test_a_refusal_reaches_its_own_credential(fills: Fills) -> None:
     assert not two.done()
     (await second.question()).answer(200, CONTENT, **SIZED)
     assert await read((await joined(two)).fill.body(None)) == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "kind"), [(401, {}, Refused), (404, {}, Refused), (200, {"Content_Encoding": "gzip"}, None)]
+)
+async def test_who_is_not_given_the_blob_has_no_part_in_anothers_fill(
+    fills: Fills, status: int, headers: dict[str, str], kind: type[Refused] | None
+) -> None:
+    first, second = FakeSource(), FakeSource()
+    one, two = starting(fills, first, wanted("one", "private/one")), starting(fills, second, wanted("two"))
+    question = await second.question()
+    (await first.question()).begin(200, **SIZED)
+    fill = (await joined(one)).fill
+    # The first one's fill is under way when upstream answers the second.
+    question.begin(status, b"no", **headers)
+    if kind is None:
+        with pytest.raises(NotStorable):
+            await asyncio.wait_for(two, BOUND)
+    else:
+        assert isinstance(await asyncio.wait_for(two, BOUND), kind)
+    assert fill.repositories == {"private/one"}
+
+
+async def test_who_is_given_it_while_anothers_fill_breaks_asks_again(fills: Fills) -> None:
+    first, second = FakeSource(), FakeSource()
+    one, two = starting(fills, first, wanted("one")), starting(fills, second, wanted("two"))
+    filling, question = await first.question(), await second.question()
+    filling.begin(200)
+    fill = (await joined(one)).fill
+    filling.finish("cut")
+    async with asyncio.timeout(BOUND):
+        while fill.state is not State.BROKEN:
+            await fill.change()
+    question.begin(200, **SIZED)
+    with pytest.raises(Overtaken):
+        await asyncio.wait_for(two, BOUND)
 
 
 async def test_a_refusal_reaches_all_who_shared_the_request(fills: Fills, store: Store) -> None:
@@ -226,7 +210,7 @@ async def test_who_finds_a_broken_fill_begins_another(fills: Fills, store: Store
     async with asyncio.timeout(BOUND):
         while fill.state is not State.BROKEN:
             await fill.change()
-    assert fills.active(REGISTRY, DIGEST) is fill
+    assert fills.active(ORIGIN, DIGEST) is fill
     other = FakeSource()
     start = starting(fills, other, wanted("another"))
     again = await other.question()
@@ -254,7 +238,7 @@ async def test_what_is_not_the_blob_is_not_stored(
         await start
     assert question.exchange.aborted
     assert not ingests(store)
-    assert fills.active(REGISTRY, DIGEST) is None
+    assert fills.active(ORIGIN, DIGEST) is None
 
 
 @pytest.mark.parametrize("coding", ["identity", "IDENTITY", ""])
@@ -263,122 +247,6 @@ async def test_no_coding_is_none(fills: Fills, coding: str) -> None:
     start = starting(fills, source, wanted())
     (await source.question()).answer(200, CONTENT, **SIZED, Content_Encoding=coding)
     assert await read((await joined(start)).fill.body(None)) == CONTENT
-
-
-def full(*_: object) -> Ingest:
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-async def not_storable(fills: Fills, why: str, size: int | None = None, /, **headers: str) -> Question:
-    """Upstream gives the blob, and it cannot be stored for that reason; what was asked."""
-    source = FakeSource()
-    start = starting(fills, source, wanted(), size)
-    question = await source.question()
-    question.begin(200, **(headers or SIZED))
-    with pytest.raises(NotStorable, match=f"^{why}$"):
-        await asyncio.wait_for(start, BOUND)
-    assert question.exchange.aborted
-    assert fills.active(REGISTRY, DIGEST) is None
-    return question
-
-
-async def test_a_store_that_takes_nothing(fills: Fills, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "ingest", full)
-    await not_storable(fills, "the disk is full")
-    assert fills.trouble.reason == "the disk is full"
-    # Nobody is asked in vain while that lasts.
-    source = FakeSource()
-    with pytest.raises(NotStorable, match="the disk is full"):
-        await fills.start(wanted(), source, None)
-    assert not source.asked
-
-
-async def test_no_file_that_can_be_opened_leaves_no_ingest(
-    fills: Fills, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def many(_: int) -> int:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    with monkeypatch.context() as context:
-        context.setattr(os, "dup", many)
-        await not_storable(fills, "too many files are open")
-    assert not ingests(store)
-    assert fills.trouble.reason == "too many files are open"
-
-
-async def test_a_disk_that_fails_before_the_fill_began(
-    fills: Fills, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await left_behind(fills, CONTENT + b"more")
-    monkeypatch.setattr(Ingest, "go_on_from", full)
-    await not_storable(fills, "the disk is full", len(CONTENT))
-    assert [path.read_bytes() for path in ingests(store)] == [CONTENT + b"more"]
-
-
-# Attempts after one that broke.
-
-
-async def left_behind(fills: Fills, content: bytes) -> None:
-    source = FakeSource()
-    start = starting(fills, source, wanted())
-    question = await source.question()
-    question.begin(200)
-    question.send(content)
-    question.finish("cut")
-    fill = (await joined(start)).fill
-    await settled(fills)
-    assert fill.state is State.BROKEN
-
-
-async def test_an_attempt_goes_on_behind_the_one_before(fills: Fills, store: Store) -> None:
-    await left_behind(fills, CONTENT[:1000])
-    source = FakeSource()
-    start = starting(fills, source, wanted())
-    question = await source.question()
-    assert str(question) == "GET /blob 1000-"
-    question.answer(206, CONTENT[1000:], Content_Range=f"bytes 1000-{len(CONTENT) - 1}/{len(CONTENT)}")
-    assert await read((await joined(start)).fill.body(None)) == CONTENT
-    await settled(fills)
-    assert not ingests(store)
-
-
-async def test_a_refused_attempt_leaves_the_one_before(fills: Fills) -> None:
-    await left_behind(fills, CONTENT[:1000])
-    source = FakeSource()
-    start = starting(fills, source, wanted())
-    (await source.question()).answer(401)
-    assert isinstance(await start, Refused)
-    start = starting(fills, source, wanted())
-    assert str(await source.question(1)) == "GET /blob 1000-"
-    start.cancel()
-
-
-async def test_what_is_longer_than_the_blob_is_dropped(fills: Fills) -> None:
-    await left_behind(fills, CONTENT + b"more")
-    source = FakeSource()
-    start = starting(fills, source, wanted())
-    question = await source.question()
-    assert str(question) == f"GET /blob {len(CONTENT) + 4}-"
-    question.answer(416)
-    again = await source.question(1)
-    assert str(again) == "GET /blob"
-    again.answer(200, CONTENT, **SIZED)
-    assert await read((await joined(start)).fill.body(None)) == CONTENT
-
-
-async def test_a_bad_blob_is_not_served_to_the_next(fills: Fills) -> None:
-    source = FakeSource()
-    start = starting(fills, source, wanted())
-    (await source.question()).answer(200, CONTENT[::-1], **SIZED)
-    await joined(start)
-    await settled(fills)
-    start = starting(fills, source, wanted())
-    again = await source.question(1)
-    assert str(again) == "GET /blob"
-    again.answer(200, CONTENT, **SIZED)
-    outcome = await joined(start)
-    assert outcome.started
-    assert await read(outcome.fill.body(None)) == CONTENT
 
 
 # The end.
@@ -402,13 +270,26 @@ async def test_closing_breaks_what_is_under_way(store: Store, mitmproxy: taddons
     await asyncio.wait_for(fills.close(), BOUND)
     assert fill.state is State.BROKEN
     assert question.exchange.aborted
-    assert fills.active(REGISTRY, DIGEST) is None
+    assert fills.active(ORIGIN, DIGEST) is None
     for task in (two, three):
         with pytest.raises(asyncio.CancelledError):
             await task
     assert not waiting.asked
     (rest,) = ingests(store)
     assert rest.read_bytes() == CONTENT[:1000]
+
+
+async def test_closing_while_a_fill_is_about_to_run(store: Store, mitmproxy: taddons.context) -> None:
+    fills, source = Fills(store, most=1, connections=1), FakeSource()
+    start = starting(fills, source, wanted())
+    question = await source.question()
+    question.begin(200, **SIZED)
+    assert fills.active(ORIGIN, DIGEST)
+    await asyncio.wait_for(fills.close(), BOUND)
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert fills.active(ORIGIN, DIGEST) is None
+    assert not ingests(store)
 
 
 async def test_closing_when_nothing_is_under_way(store: Store) -> None:

@@ -61,6 +61,10 @@ def why(trouble: Trouble) -> str:
     return trouble.reason
 
 
+def is_stuck(trouble: Trouble) -> bool:
+    return trouble.stuck
+
+
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == module.__name__]
 
@@ -106,6 +110,19 @@ async def test_it_may_begin_again(trouble: Trouble, disk: Disk, caplog: pytest.L
         trouble.note(DiskTrouble("the disk is slow"))
         await until(lambda: why(trouble) == "")
     assert lines(caplog) == [f"{BEGINS}the disk is slow", ENDS] * 2
+
+
+async def test_a_disk_that_is_stuck_is_so_until_it_answers(trouble: Trouble, disk: Disk) -> None:
+    trouble.note(FULL)
+    assert not is_stuck(trouble)
+    disk.error = FULL
+    disk.gate.clear()
+    trouble.note(DiskTrouble("the disk is slow"))
+    trouble.note(FULL)
+    assert is_stuck(trouble)
+    disk.gate.set()
+    await until(lambda: not is_stuck(trouble))
+    assert why(trouble) == "the disk is full"
 
 
 async def test_the_reason_is_the_latest(trouble: Trouble, disk: Disk, caplog: pytest.LogCaptureFixture) -> None:

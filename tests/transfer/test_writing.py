@@ -7,6 +7,7 @@ import pytest
 from addon.store.disk import Store
 from addon.transfer import fill
 from addon.transfer import stretch as stretches
+from addon.transfer import writing as module
 from addon.transfer.followed import State
 from addon.transfer.writing import BATCH, BOUND, DiskTrouble
 
@@ -17,7 +18,7 @@ from .filling import CONTENT, Gate, Start, broken, cut, ingests, sized, stored
 async def test_upstream_waits_for_the_disk(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     content = bytes(BOUND + 2 * BATCH)
     filling = start(content).begin(200, sized(content))
-    gate = Gate(filling, "write", monkeypatch)
+    gate = Gate(filling.fill, "write", monkeypatch)
     assert filling.stretch
     filling.send(content[:BATCH])
     await gate.entered()
@@ -38,7 +39,7 @@ async def test_who_waits_for_the_disk_is_let_go_when_the_fill_breaks(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filling = start().begin()
-    gate = Gate(filling, "write", monkeypatch)
+    gate = Gate(filling.fill, "write", monkeypatch)
     filling.send(bytes(BOUND))
     assert filling.stretch
     ready = asyncio.create_task(filling.stretch.ready())
@@ -78,7 +79,7 @@ async def test_there_is_no_room_while_so_much_waits_for_the_disk(
 ) -> None:
     content = bytes(BOUND + 2 * BATCH)
     filling = start(content).begin(200, sized(content))
-    gate = Gate(filling, "write", monkeypatch)
+    gate = Gate(filling.fill, "write", monkeypatch)
     assert filling.stretch
     filling.put(content[:BOUND])
     await gate.entered()
@@ -119,7 +120,7 @@ async def test_a_disk_that_is_slow_breaks_the_fill_and_not_what_is_being_written
     monkeypatch.setattr(fill, "SLOW_SECONDS", 0.01)
     filling = start().begin(200, sized(CONTENT))
     body = filling.fill.body(None)
-    gate = Gate(filling, "write", monkeypatch)
+    gate = Gate(filling.fill, "write", monkeypatch)
     filling.send(CONTENT[:1000])
     # Those who read along are told while the disk is still at it.
     assert await broken(body) == (b"", "the disk is slow: it takes more than 0.01 s for 1000 bytes")
@@ -135,14 +136,12 @@ async def test_a_disk_that_is_slow_breaks_the_fill_and_not_what_is_being_written
 
 
 async def test_a_disk_that_does_not_give_back_what_was_written(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fill, "SLOW_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_STEP_TIMES", 0.002)
     filling = start().begin(200, sized(CONTENT))
     body = filling.fill.body(None)
-    # It need not be quick at writing.
-    monkeypatch.setattr(filling.fill._ingest, "write", lambda *_: None)
-    gate = Gate(filling, "absorb", monkeypatch)
+    gate = Gate(filling.fill, "absorb", monkeypatch)
     filling.send(CONTENT[:1000])
-    assert (await broken(body))[1] == "the disk is slow: it does not give back within 0.12 s what was written"
+    assert (await broken(body))[1] == "the disk is slow: it does not give back within 0.01 s what was written"
     assert filling.fill.interrupted
     gate.open.set()
     await filling.over()
