@@ -22,6 +22,7 @@ from addon.transfer.followed import State
 from addon.transfer.remote import RemoteFill
 
 from ..doubles import BOUND, FakeSource, Question, digest_of
+from ..others import Owner
 from .filling import CONTENT, ORIGIN, Gate, broken, ingests, read
 from .starting import DIGEST, SIZED, attempted, joined, settled, starting, wanted
 
@@ -251,23 +252,14 @@ async def test_no_room_for_anything(fills: Fills, store: Store, monkeypatch: pyt
 
 
 @pytest.fixture
-def other(store: Store) -> Iterator[Ingest]:
-    """The ingest of another process that has begun to fill the blob."""
-    shared = Store(store.root)
-    ingest = shared.ingest(DIGEST, ORIGIN)
-    yield ingest
-    ingest.abort()
-    shared.close()
+def other(store: Store) -> Iterator[Owner]:
+    """Another process that has begun to fill the blob."""
+    owner = Owner(store.root, DIGEST, ORIGIN)
+    yield owner
+    owner.close()
 
 
-def die(ingest: Ingest) -> None:
-    """Let its process be killed: the kernel closes what it has open."""
-    os.close(ingest._lease._fd)
-    os.close(ingest._fd)
-    ingest._lease._fd = ingest._fd = -1
-
-
-async def test_a_blob_that_another_process_fills_is_not_filled_twice(fills: Fills, store: Store, other: Ingest) -> None:
+async def test_a_blob_that_another_process_fills_is_not_filled_twice(fills: Fills, store: Store, other: Owner) -> None:
     source = FakeSource()
     start = starting(fills, source, wanted())
     question = await source.question()
@@ -284,8 +276,7 @@ async def test_a_blob_that_another_process_fills_is_not_filled_twice(fills: Fill
     remote.repositories.add("library/alpine")
     assert fills.repositories(ORIGIN, DIGEST) == {"library/alpine"}
     body = remote.body(None)
-    other.write(0, [CONTENT])
-    other.verify(SIZE)
+    other.write(CONTENT)
     other.commit()
     assert await read(body) == CONTENT
     async with asyncio.timeout(BOUND):
@@ -299,15 +290,15 @@ async def test_a_blob_that_another_process_fills_is_not_filled_twice(fills: Fill
 
 
 async def test_who_takes_over_goes_on_behind_a_process_that_was_killed(
-    fills: Fills, store: Store, other: Ingest
+    fills: Fills, store: Store, other: Owner
 ) -> None:
-    other.write(0, [CONTENT[:1000]])
+    other.write(CONTENT[:1000])
     remote = fills.elsewhere(ORIGIN, DIGEST)
     assert remote
     remote.repositories.add("library/debian")
     body = remote.body(None)
     assert body.read() == CONTENT[:1000]
-    die(other)
+    other.die()
     assert (await broken(body))[0] == b""
     assert remote.interrupted
     source = FakeSource()
@@ -321,7 +312,7 @@ async def test_who_takes_over_goes_on_behind_a_process_that_was_killed(
 
 
 async def test_closing_while_another_process_is_followed(
-    store: Store, mitmproxy: taddons.context, other: Ingest
+    store: Store, mitmproxy: taddons.context, other: Owner
 ) -> None:
     fills = Fills(store, most=1, connections=1)
     remote = fills.elsewhere(ORIGIN, DIGEST)
@@ -332,7 +323,7 @@ async def test_closing_while_another_process_is_followed(
     assert remote.state is State.BROKEN
 
 
-async def test_too_many_files_to_follow(fills: Fills, other: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_files_to_follow(fills: Fills, other: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
     def many(_: int) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 

@@ -9,44 +9,16 @@ import pytest
 
 from addon.registry.ranges import Span
 from addon.store.disk import Store
-from addon.store.ingest import Ingest
 from addon.transfer.body import BodyBroken
 from addon.transfer.followed import GrowingBody, State
 from addon.transfer.remote import RemoteFill
 
 from ..doubles import BOUND, FakeSource, digest_of
+from ..others import Owner
 from .filling import CONTENT, ORIGIN, broken, ends, read
 
 SIZE = len(CONTENT)
 DIGEST = digest_of(CONTENT)
-
-
-class Owner:
-    """The other process, as far as it fills one blob."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = Store(store.root)
-        self.ingest: Ingest = self._store.ingest(DIGEST, ORIGIN)
-        self.content = b""
-
-    def write(self, content: bytes, *, at: int | None = None) -> None:
-        self.ingest.write(len(self.content) if at is None else at, [content])
-        if at is None:
-            self.content += content
-
-    def commit(self) -> None:
-        self.ingest.verify(len(self.content))
-        self.ingest.commit()
-
-    def die(self) -> None:
-        """As a process that is killed: the kernel closes what it has open."""
-        os.close(self.ingest._lease._fd)
-        os.close(self.ingest._fd)
-        self.ingest._lease._fd = self.ingest._fd = -1
-
-    def close(self) -> None:
-        self.ingest.abort()
-        self._store.close()
 
 
 Own = Callable[[], Owner]
@@ -58,7 +30,7 @@ def own(store: Store) -> Iterator[Own]:
     owners = []
 
     def own() -> Owner:
-        owners.append(Owner(store))
+        owners.append(Owner(store.root, DIGEST, ORIGIN))
         return owners[-1]
 
     yield own
@@ -124,10 +96,7 @@ async def test_it_is_given_as_it_grows(owner: Owner, follower: Follower) -> None
     owner.write(CONTENT[1000:2000])
     assert await read(part) == CONTENT[1000:2000]
     assert body.read() == CONTENT[1000:2000]
-    owner.write(CONTENT[2000:3000])
-    while owner.ingest.absorb():
-        pass
-    owner.content = CONTENT
+    owner.fill(CONTENT[2000:3000])
     assert await got(body, SIZE - 2001) == CONTENT[2000:-1]
     assert not ends(body), "the last byte is given before it is known to be the blob"
     await asyncio.sleep(0)
@@ -241,8 +210,8 @@ async def test_one_who_takes_over_is_not_the_one_who_was_followed(
     assert follower.fill.state is State.BROKEN
     assert follower.fill.interrupted
     again = Follower(store)
-    other.ingest.absorb()
     other.content = CONTENT[:1000]
+    other.fill(b"")
     other.write(CONTENT[1000:])
     rest = again.fill.body(None)
     assert rest.reader.same_file(body.reader)
