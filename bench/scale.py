@@ -1,12 +1,12 @@
 """A store of one blob against one of many: a hit's time, memory, and the time that a start takes."""
 
-import hashlib
 import statistics
 from contextlib import ExitStack
 from pathlib import Path
 
 from addon.registry.digest import Digest
-from addon.store.provenance import Provenance
+from addon.store.disk import Store
+from addon.store.inventory import Stamp
 from bench.blobs import REPOSITORY
 from bench.sides import Pulltap
 from bench.stage import Stage
@@ -45,12 +45,16 @@ def _turn(stores: list[tuple[str, Path]], number: int) -> list[tuple[str, Path]]
     return stores[::-1] if number % 2 else stores
 
 
-def _crowd(store: Path, many: int, registry: str) -> None:
-    """Fill a store with tiny blobs, and say of each where it came from."""
-    provenance = Provenance(store / "pulltap/provenance.db")
+def _crowd(folder: Path, many: int, registry: str) -> None:
+    """Fill a store with tiny blobs, and say of each that it was verified, and where it came from."""
+    store = Store(folder)
+    digests = []
     for number in range(many):
         content = str(number).encode()
-        digest = Digest("sha256", hashlib.sha256(content).hexdigest())
-        (store / "blobs/sha256" / digest.encoded).write_bytes(content)
-        provenance.record(registry, REPOSITORY, digest)
-    provenance.close()
+        digest = Digest.of(content)
+        store.path(digest).write_bytes(content)
+        status = store.path(digest).stat()
+        store.inventory.verified(digest, Stamp(status.st_size, status.st_mtime_ns))
+        digests.append(digest)
+    store.provenance.record(registry, REPOSITORY, *digests)
+    store.close()

@@ -31,9 +31,9 @@ class Provenance:
         self._known: LRUCache[tuple[str, str, str], bool] = LRUCache(_REMEMBERED)
         self._lock = Lock()
 
-    def record(self, registry: str, repository: str, digest: Digest) -> None:
-        """Remember, durably, that upstream gave, or confirmed, ``digest`` in ``repository``."""
-        self._write([(str(digest), registry, repository)])
+    def record(self, registry: str, repository: str, *digests: Digest) -> None:
+        """Remember, durably, that upstream gave, or confirmed, these in ``repository``."""
+        self._write([(str(digest), registry, repository) for digest in digests])
 
     def disown(self, digests: Iterable[Digest]) -> None:
         """Remember that these came from a registry, but not from which: each has to deliver them before it has them."""

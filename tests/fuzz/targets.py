@@ -12,7 +12,6 @@ import yaml
 from mitmproxy import http
 
 from addon import settings
-from addon.main import OPTIONS
 from addon.registry import challenge, ranges, routes
 from addon.registry.digest import Digest
 from addon.registry.errors import SpecError
@@ -21,6 +20,7 @@ from addon.registry.routes import Kind
 from addon.settings import ConfigError
 from addon.transfer import redact
 from addon.transfer.upstream import UpstreamError, redirected
+from addon.ui.options import OPTIONS
 
 Target = Callable[[str], None]
 
