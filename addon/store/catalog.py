@@ -69,10 +69,10 @@ class Catalog:
         self._own = threading.local()
         self._lock = threading.Lock()
         self._anew = threading.Lock()
+        self._times = 0
         self._open: list[sqlite3.Connection] = []
         self._closed = False
-        first = self._begin()
-        self._adopt(first)
+        self._adopt(self._begin())
 
     def _begin(self) -> sqlite3.Connection:
         with self._failing():
@@ -105,20 +105,21 @@ class Catalog:
         with self._anew:
             if self.is_there():
                 return
-            before = self._file, self._own.__dict__.get("db")
+            file, own = self._file, dict(self._own.__dict__)
             first = self._begin()
             try:
                 # For this thread alone.
-                self._own.db = first
+                self._own.db, self._own.times = first, self._times
                 settle()
             except BaseException:
-                self._file, self._own.db = before
                 first.close()
+                self._file = file
+                self._own.__dict__.clear()
+                self._own.__dict__.update(own)
                 raise
-            with self._lock:
-                # What another thread is in the midst of ends with the old one, which is closed thereafter.
-                self._open.clear()
-                self._own = threading.local()
+            self._close(own.get("db"))
+            # What another thread is in the midst of ends with the old one, which that closes when it comes again.
+            self._times += 1
             self._adopt(first)
 
     def settle(self) -> None:
@@ -183,32 +184,39 @@ class Catalog:
             yield
         except (sqlite3.Error, OSError) as e:
             if getattr(e, "sqlite_errorcode", 0) & _PRIMARY == sqlite3.SQLITE_READONLY:
+                # Opened while the disk was read-only, it would stay so.
                 self._drop_own()
             raise StoreError(f"cannot use {self.path}: {e}") from e
 
     def _connection(self) -> sqlite3.Connection:
-        db: sqlite3.Connection | None = getattr(self._own, "db", None)
-        if db is None:
-            # Not to one that is not settled yet.
+        if getattr(self._own, "times", None) != self._times:
+            self._drop_own()
             with self._anew:
-                db = self._adopt(_connect(self.path))
+                if not self.is_there():
+                    # Another one might not be settled.
+                    raise OSError("somebody has removed it")
+                self._adopt(_connect(self.path))
+        db: sqlite3.Connection = self._own.db
         return db
 
     def _drop_own(self) -> None:
-        """Close this thread's connection: opened while the disk was read-only, it would stay so."""
-        db: sqlite3.Connection | None = self._own.__dict__.pop("db", None)
+        """Close this thread's connection."""
+        db: sqlite3.Connection | None = self._own.__dict__.get("db")
+        self._own.__dict__.clear()
+        self._close(db)
+
+    def _close(self, db: sqlite3.Connection | None) -> None:
         with self._lock:
             if db is not None and db in self._open:
                 self._open.remove(db)
                 db.close()
 
-    def _adopt(self, db: sqlite3.Connection) -> sqlite3.Connection:
+    def _adopt(self, db: sqlite3.Connection) -> None:
         with self._lock:
             if self._closed:
                 db.close()
             self._open.append(db)
-        self._own.db = db
-        return db
+        self._own.db, self._own.times = db, self._times
 
 
 def _open(path: Path) -> tuple[sqlite3.Connection, bool]:

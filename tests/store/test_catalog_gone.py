@@ -1,13 +1,12 @@
 """Catalogues that are removed, or cannot be written, while they are in use."""
 
 import errno
-import gc
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
+from threading import Event, current_thread, main_thread
 
 import pytest
 
@@ -61,8 +60,6 @@ def test_one_that_is_gone_is_begun_anew_for_all_threads(
     assert other_thread.submit(names, catalog).result() == ["n2"]
     other_thread.submit(write, catalog, "n3").result()
     catalog.close()
-    # The old connections are in nobody's way, but only the garbage collector finds them.
-    gc.collect()
     assert open_files() < before
     again = Catalog(path)
     assert not again.renewed
@@ -80,21 +77,29 @@ def test_one_that_is_there_is_left_alone(catalog: Catalog) -> None:
     assert names(catalog) == ["n1"]
 
 
-def test_nobody_asks_it_before_it_is_settled(catalog: Catalog, path: Path, other_thread: ThreadPoolExecutor) -> None:
+def test_nobody_asks_it_before_it_is_settled(
+    catalog: Catalog, path: Path, other_thread: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     remove(path)
-    began = Event()
-
-    def ask() -> list[str]:
-        # A thread that never used it.
-        began.set()
-        return names(catalog)
+    anew, waits = catalog._anew, Event()
 
     def settle() -> None:
-        asked.append(other_thread.submit(ask))
-        assert began.wait(60)
+        # A thread that never used it.
+        asked.append(other_thread.submit(names, catalog))
+        assert waits.wait(20)
         write(catalog, "n1")
 
+    class Watched:
+        def __enter__(self) -> None:
+            if current_thread() is not main_thread():
+                waits.set()
+            anew.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            anew.release()
+
     asked: list[Future[list[str]]] = []
+    monkeypatch.setattr(catalog, "_anew", Watched())
     catalog.reopen(settle)
     assert asked[0].result() == ["n1"]
 
@@ -120,22 +125,28 @@ def test_what_is_under_way_ends_with_the_old_one(
     assert other_thread.submit(names, catalog).result() == ["n1"]
 
 
-def test_one_that_cannot_be_settled_is_not_used(catalog: Catalog, path: Path) -> None:
+def test_one_that_cannot_be_settled_is_not_used(catalog: Catalog, path: Path, other_thread: ThreadPoolExecutor) -> None:
     remove(path)
     before = open_files()
 
-    def settle() -> None:
-        raise StoreError("no room for rows")
+    for name in ("n1", "n2"):
 
-    for _ in range(2):
+        def settle(name: str = name) -> None:
+            write(catalog, name)
+            raise StoreError("no room for rows")
+
         with pytest.raises(StoreError, match="no room for rows"):
             catalog.reopen(settle)
         assert not catalog.is_there()
         assert open_files() == before
+        # Nor by a thread that never used it.
+        with pytest.raises(StoreError, match="somebody has removed it"):
+            other_thread.submit(names, catalog).result()
+        assert names(catalog) == []
     # The next attempt finds it so.
-    catalog.reopen(lambda: write(catalog, "n1"))
+    catalog.reopen(lambda: write(catalog, "n3"))
     assert catalog.renewed
-    assert names(catalog) == ["n1"]
+    assert names(catalog) == ["n1", "n2", "n3"]
 
 
 def test_one_that_cannot_be_begun_leaves_nothing_open(

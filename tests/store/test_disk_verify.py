@@ -1,6 +1,7 @@
 """When a stored blob is verified, and what becomes of a bad one."""
 
 import errno
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,22 @@ def test_a_blob_is_stored_though_its_row_is_not(
     assert store.path(DIGEST).read_bytes() == CONTENT
     # It is verified before its first use.
     assert not verified(store)
+
+
+def test_a_blob_is_good_though_that_cannot_be_written_down(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    store.path(DIGEST).write_bytes(CONTENT)
+
+    def failing(_digest: Digest, _stamp: Stamp) -> None:
+        raise StoreError("the disk is read-only")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.inventory, "verified", failing)
+        assert store.verify(DIGEST)
+    assert "is good, but that is not written down: the disk is read-only" in caplog.text
+    assert read(store, DIGEST) == CONTENT
 
 
 # Verifying.

@@ -56,6 +56,16 @@ def test_what_a_killed_owner_left_is_swept_together(
     assert folder.kept() == (CONTENT[:kept] if kept else None)
 
 
+def test_a_lease_that_nobody_came_to_write_is_swept_after_a_while(folder: Folder) -> None:
+    folder.place.lease.touch()
+    sweep(folder.ingests, everything=True)
+    # Somebody may be just taking it.
+    assert folder.left() == ["one.lease"]
+    age(folder.place.lease, 3600)
+    sweep(folder.ingests)
+    assert folder.left() == []
+
+
 def test_a_sweep_at_any_moment_takes_nothing(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     before = open_files()
     lock = fcntl.flock
@@ -64,8 +74,8 @@ def test_a_sweep_at_any_moment_takes_nothing(folder: Folder, monkeypatch: pytest
 
     def flock(fd: int, operation: int) -> None:
         nonlocal sweeping, times
-        if not sweeping and times < 3:
-            # For the first time between the making of the lease and its locking.
+        if not sweeping:
+            # Between the making of the lease and its locking.
             sweeping, times = True, times + 1
             sweep(folder.ingests, everything=True)
             sweeping = False
@@ -73,7 +83,8 @@ def test_a_sweep_at_any_moment_takes_nothing(folder: Folder, monkeypatch: pytest
 
     monkeypatch.setattr(fcntl, "flock", flock)
     ingest = folder.ingest()
-    assert times
+    # It was found taken by nobody.
+    assert times == 1
     ingest.write(0, [CONTENT])
     ingest.commit()
     assert folder.final.read_bytes() == CONTENT

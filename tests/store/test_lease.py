@@ -168,6 +168,17 @@ def test_followers_see_that_it_was_withdrawn(path: Path) -> None:
     follower.close()
 
 
+def test_others_see_what_there_is_room_for(path: Path) -> None:
+    lease = Lease(path)
+    lease.announce(100)
+    lease.publish(5)
+    lease.claim(1000)
+    assert look(path)[0] == Progress(5, 100, boot(), room=1000)
+    lease.publish(6)
+    assert look(path)[0] == Progress(6, 100, boot(), room=1000)
+    lease.release()
+
+
 def test_a_blob_may_be_empty(path: Path) -> None:
     lease = Lease(path)
     lease.announce(0)
