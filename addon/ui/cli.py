@@ -6,15 +6,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from addon.settings import REGISTRIES, ConfigError, Settings, check_file, read_file
 from addon.store.errors import StoreError
 from addon.ui import store_cli
 from addon.ui.options import OPTIONS, parse_options
+from addon.ui.terminal import console
 
 USAGE = 2
 """The exit status for words that make no sense."""
+INTERRUPTED = 130
+"""The exit status after a Ctrl-C, as shells have it."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     store_cli.add_to(commands)
     _add_warm(commands)
     chosen = parser.parse_args(words)
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    errors = console(stderr=True)
     if passed_on and chosen.command != "warm":
         parser.error("only warm takes arguments for mitmdump behind --")
     try:
@@ -37,15 +38,16 @@ def main(arguments: Sequence[str]) -> int:
             return warm.run(chosen, passed_on)
         return store_cli.run(chosen, settings())
     except ValueError as e:
-        errors.print(f"run.sh {chosen.command}: {e}", markup=False)
+        errors.print(f"run.sh {chosen.command}: {e}")
         return USAGE
     except (ConfigError, StoreError) as e:
-        errors.print(f"run.sh {chosen.command}: {e}", markup=False)
+        errors.print(f"run.sh {chosen.command}: {e}")
     except OSError as e:
         where = f" ({e.filename})" if e.filename else ""
-        errors.print(f"run.sh {chosen.command}: {e.strerror or e}{where}", markup=False)
+        errors.print(f"run.sh {chosen.command}: {e.strerror or e}{where}")
     except KeyboardInterrupt:
         errors.print("stopped")
+        return INTERRUPTED
     return 1
 
 

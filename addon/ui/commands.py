@@ -11,7 +11,7 @@ from addon.parts import Parts
 from addon.registry.reference import Reference
 from addon.store.errors import StoreError
 from addon.ui import listing
-from addon.ui.listing import size
+from addon.ui.listing import counted, size
 from addon.ui.warming import WarmError, Warming, own_platform, told
 
 logger = logging.getLogger(__name__)
@@ -68,10 +68,10 @@ class Commands:
             found = await asyncio.to_thread(lambda: listing.digests(store, names))
             outcomes = [(digest, await asyncio.to_thread(store.verify, digest)) for digest in found]
             # Those that went meanwhile, to make room, are neither.
-            outcomes = [(digest, good) for digest, good in outcomes if good is not None]
-            bad = [digest.short for digest, good in outcomes if not good and not store.path(digest).exists()]
+            gone = sum(good is None for _, good in outcomes)
+            bad = [digest for digest, good in outcomes if good is False and not store.path(digest).exists()]
             parts.upkeep.changed()
-            return f"{len(outcomes) - len(bad)} blobs are good, {len(bad)} were bad {' '.join(bad)}".rstrip()
+            return listing.verified(len(outcomes) - len(bad) - gone, len(bad), gone)
 
         self._later("registry.verify", verify)
 
@@ -85,7 +85,7 @@ class Commands:
 
         async def purge() -> str:
             plan = await asyncio.to_thread(lambda: listing.removal(store, chosen))
-            lines = [*(image.name for image in plan.images), f"{len(plan.blobs)} blobs, {size(plan.size)}"]
+            lines = [*(image.name for image in plan.images), counted(len(plan.blobs), "blob"), size(plan.size)]
             if YES not in names:
                 return f"would remove {', '.join(lines)}; add {YES} to do it"
             stayed = await asyncio.to_thread(lambda: listing.remove(store, plan))
@@ -102,6 +102,8 @@ class Commands:
 
         async def gc() -> str:
             plan = await asyncio.to_thread(lambda: listing.waste(store))
+            if not plan.lines():
+                return "there is nothing to remove"
             if YES not in words:
                 return f"would remove {'; '.join(plan.lines())}; add {YES} to do it"
             before, after = await asyncio.to_thread(lambda: listing.collect(store, plan))

@@ -101,6 +101,19 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
+def counted(number: int, what: str) -> str:
+    """So many of something."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def verified(good: int, bad: int, gone: int) -> str:
+    """How many blobs were found good and bad, and how many went before they were looked at."""
+    went = f", {gone} went meanwhile" if gone else ""
+    if bad:
+        return f"{counted(bad, 'blob')} bad, {good} good{went}"
+    return f"{counted(good, 'blob')}, all good{went}"
+
+
 def ago(seconds: float | None) -> str:
     """How long ago a time was, in seconds since the epoch."""
     if seconds is None:
@@ -253,11 +266,15 @@ class Waste:
     """Bytes that may stay."""
 
     def lines(self) -> list[str]:
-        """For people."""
-        lines = [f"{size(self.quarantine)} of bad blobs", f"up to {size(self.rests)} of rests of broken fills"]
+        """For people; none where all is of use."""
+        lines = []
+        if self.quarantine:
+            lines.append(f"{size(self.quarantine)} of bad blobs")
+        if self.rests:
+            lines.append(f"up to {size(self.rests)} of rests of broken fills")
         if self.unreferenced:
             total = size(sum(entry.size for entry in self.unreferenced))
-            lines.append(f"{len(self.unreferenced)} blobs of no known image, {total}")
+            lines.append(f"{counted(len(self.unreferenced), 'blob')} of no known image, {total}")
         if self.over:
             lines.append(f"{size(self.over)} or more of blobs, those of least use first")
         return lines

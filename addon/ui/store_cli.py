@@ -8,7 +8,6 @@ from typing import Any
 
 from mitmproxy.utils import human
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
 from addon.registry.reference import Reference
@@ -16,9 +15,11 @@ from addon.settings import Settings
 from addon.store.disk import Store
 from addon.store.room import Limits
 from addon.ui import listing
+from addon.ui.listing import counted
+from addon.ui.terminal import bars, console, show
 
 _MOST_SHOWN = 20
-_WIDE = 1000
+_FOLDED = ("IMAGE", "REPOSITORIES")
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -63,10 +64,7 @@ def run(chosen: argparse.Namespace, settings: Settings) -> int:
         StoreError: the store cannot be used.
         OSError: the disk failed.
     """
-    out = Console(highlight=False)
-    if not out.is_terminal:
-        # Nothing is folded for a program that reads this.
-        out = Console(highlight=False, width=_WIDE)
+    out = console()
     store = Store(settings.store, Limits(settings.max_size, settings.min_free))
     try:
         store.reconcile()
@@ -107,11 +105,10 @@ def _ls(store: Store, out: Console, *, blobs: bool, as_json: bool) -> int:
         table = _table("IMAGE", "PLATFORM", "STORED", "SIZE>", "LAST USED", "")
         for image in listing.images(store):
             table.add_row(*listing.row(image))
-    out.print(table)
+    show(out, table)
     entries = store.inventory.entries()
-    out.print(
-        f"{len(entries)} blobs, {listing.size(sum(entry.size for entry in entries))} in {store.root}", soft_wrap=True
-    )
+    total = listing.size(sum(entry.size for entry in entries))
+    out.print(f"{counted(len(entries), 'blob')}, {total} in {store.root}")
     return 0
 
 
@@ -119,7 +116,7 @@ def _verify(store: Store, out: Console, names: list[str]) -> int:
     entries = {entry.digest: entry for entry in store.inventory.entries()}
     chosen = listing.digests(store, names)
     bad, gone = [], 0
-    with _progress(out) as progress:
+    with bars(out) as progress:
         task = progress.add_task("verify", total=sum(entries[digest].size for digest in chosen))
         for digest in chosen:
             good = store.verify(digest, lambda count: progress.advance(task, count))
@@ -130,19 +127,21 @@ def _verify(store: Store, out: Console, names: list[str]) -> int:
     store.write_index()
     for digest in bad:
         out.print(f"bad: {digest}; it went to {store.layout.quarantine}, and is fetched anew by the next pull")
-    went = f", {gone} went meanwhile" if gone else ""
-    out.print(f"{len(chosen) - len(bad) - gone} blobs are good, {len(bad)} were bad{went}")
+    out.print(listing.verified(len(chosen) - len(bad) - gone, len(bad), gone))
     return 1 if bad else 0
 
 
 def _gc(store: Store, out: Console, chosen: argparse.Namespace) -> int:
     to = None if chosen.to is None else _parsed(chosen.to)
     plan = listing.waste(store, to, unreferenced=chosen.unreferenced)
+    if not plan.lines():
+        out.print("There is nothing to remove.")
+        return 0
     if not _agreed(out, plan.lines(), yes=chosen.yes):
         return 1
     before, after = listing.collect(store, plan)
     gone = listing.size(max(0, before - after))
-    out.print(f"{gone} went; {listing.size(after)} are in {store.root}", soft_wrap=True)
+    out.print(f"{gone} went; {listing.size(after)} are in {store.root}")
     return 0
 
 
@@ -150,17 +149,16 @@ def _rm(store: Store, out: Console, chosen: argparse.Namespace) -> int:
     plan = listing.removal(store, chosen.names)
     lines = [f"{image.name} ({image.descriptor.digest.short})" for image in plan.images]
     lines += _some(f"blob {entry.digest.short}, {listing.size(entry.size)}" for entry in plan.blobs)
-    lines.append(f"together {len(plan.blobs)} blobs, {listing.size(plan.size)}")
+    lines.append(f"together {counted(len(plan.blobs), 'blob')}, {listing.size(plan.size)}")
     if plan.shared:
-        lines.append(f"({plan.shared} more blobs stay, since other images have them, too)")
+        lines.append(f"({counted(plan.shared, 'blob')} more will stay, since other images have them, too)")
     if not _agreed(out, lines, yes=chosen.yes):
         return 1
     stayed = listing.remove(store, plan)
     for entry in stayed:
         out.print(f"blob {entry.digest.short} stays: it is being read just now")
-    out.print(
-        f"{len(plan.blobs) - len(stayed)} blobs, {listing.size(plan.size - sum(entry.size for entry in stayed))} went"
-    )
+    size = plan.size - sum(entry.size for entry in stayed)
+    out.print(f"{counted(len(plan.blobs) - len(stayed), 'blob')}, {listing.size(size)} went")
     return 1 if stayed else 0
 
 
@@ -169,11 +167,11 @@ def _stats(store: Store, out: Console, settings: Settings, *, as_json: bool) -> 
     if as_json:
         _json({"store": str(settings.store), **numbers})
         return 0
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid(padding=(0, 2, 0, 0))
     table.add_row("store", str(settings.store))
     for row in listing.stats_lines(numbers):
         table.add_row(*row)
-    out.print(table)
+    show(out, table)
     return 0
 
 
@@ -219,15 +217,13 @@ def _some(lines: Iterable[str]) -> list[str]:
     return every[:_MOST_SHOWN] + more
 
 
-def _progress(out: Console) -> Progress:
-    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), *columns, console=out, disable=not out.is_terminal)
-
-
 def _table(*heads: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for head in heads:
-        table.add_column(head.removesuffix(">"), justify="right" if head.endswith(">") else "left", overflow="fold")
+        right, folded = head.endswith(">"), head in _FOLDED
+        table.add_column(
+            head.removesuffix(">"), justify="right" if right else "left", overflow="fold", no_wrap=not folded
+        )
     return table
 
 

@@ -15,9 +15,10 @@ from mitmproxy.addons import dumper, termlog
 from mitmproxy.tools import cmdline, dump
 from mitmproxy.tools import main as tools
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.progress import Progress, TaskID
 
 from addon.registry.reference import Reference
+from addon.ui.terminal import bars, console
 from addon.ui.warming import Part, WarmError, Warming, own_platform, told
 
 ADDON = Path(__file__).parents[1] / "main.py"
@@ -64,7 +65,7 @@ class _Problems(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(self.format(record), markup=False)
+        self._console.print(self.format(record))
 
 
 class _Errand:
@@ -72,8 +73,8 @@ class _Errand:
 
     def __init__(self, references: list[Reference], platforms: list[str]) -> None:
         self.status = 1
-        self.out = Console(highlight=False, soft_wrap=True)
-        self.errors = Console(stderr=True, soft_wrap=True, highlight=False)
+        self.out = console()
+        self.errors = console(stderr=True)
         self._references = references
         self._platforms = platforms
         self._task: asyncio.Task[None] | None = None
@@ -93,29 +94,19 @@ class _Errand:
             parts = ctx.master.addons.get("pulltap").in_use()
             failed = 0
             for reference in self._references:
-                with self._progress() as progress:
+                with bars(self.out, transient=True) as progress:
                     watch = _Watch(progress)
                     try:
                         warmed = await Warming(parts, reference).run(self._platforms, watch)
                     except WarmError as e:
                         failed += 1
-                        self.errors.print(f"run.sh warm: {e}", markup=False)
+                        self.errors.print(f"run.sh warm: {e}")
                         continue
-                self.out.print(told(warmed), soft_wrap=True)
+                self.out.print(told(warmed))
             self.status = 1 if failed else 0
         finally:
             self._task = None
             ctx.master.shutdown()
-
-    def _progress(self) -> Progress:
-        columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
-        return Progress(
-            TextColumn("{task.description}"),
-            *columns,
-            console=self.out,
-            disable=not self.out.is_terminal,
-            transient=True,
-        )
 
 
 class _Watch:

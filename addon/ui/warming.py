@@ -22,7 +22,7 @@ from addon.transfer.followed import Followed, State
 from addon.transfer.source import BlobSource
 from addon.transfer.target import Target
 from addon.transfer.upstream import UpstreamError
-from addon.ui.listing import size
+from addon.ui.listing import counted, size
 
 ALL = "all"
 """In the place of a platform: every one that an image has."""
@@ -165,7 +165,9 @@ class Warming:
         try:
             for _ in range(_MOST_TRIES):
                 if await self._is_stored(part.descriptor.digest, source, target):
-                    part.note = part.note or STORED
+                    if not part.note:
+                        part.note = STORED
+                        self._parts.store.inventory.used(part.descriptor.digest)
                     part.received = part.descriptor.size
                     watch(part)
                     return
@@ -191,7 +193,6 @@ class Warming:
         if not store.provenance.belongs(target.identity, target.route.repository, digest):
             self._check(await self._asked(source.head()), digest.short)
             await asyncio.to_thread(store.provenance.record, target.identity, target.route.repository, digest)
-        store.inventory.used(digest)
         return True
 
     async def _fill(self, descriptor: Descriptor, source: BlobSource, target: Target) -> Followed | None:
@@ -233,14 +234,14 @@ class Warming:
         if response.status_code < 400:
             return
         reasons = {
-            401: "it is not there, or needs a login: registry_docker_config names one",
+            401: "it is not there, or needs a login, which registry_docker_config names",
             403: "this account may not pull it",
             404: "it is not there",
             429: f"the registry limits pulls; try again in {response.headers.get('retry-after', 'a few')} s",
         }
         reason = reasons.get(response.status_code, "")
-        said = f"{self._reference}: {self._host} answered {response.status_code} to {what}"
-        raise WarmError(f"{said}: {reason}" if reason else said)
+        said = f"{self._host} answered {response.status_code} to {what}"
+        raise WarmError(f"{self._reference}: {reason} ({said})" if reason else f"{self._reference}: {said}")
 
     async def _source(self, kind: Kind, reference: str) -> tuple[BlobSource, Target]:
         """Whom to ask for a manifest or a blob, in the way of a client's request that brings no credential."""
@@ -260,7 +261,10 @@ def told(warmed: Warmed) -> str:
     """One line about an image that is in the store by now."""
     there = sum(part.note == STORED for part in warmed.parts)
     platforms = f" for {', '.join(each or 'any platform' for each in warmed.platforms)}" if warmed.platforms else ""
-    return (
-        f"{warmed.reference}{platforms}: {len(warmed.parts)} blobs, {size(warmed.size)};"
-        f" {size(warmed.fetched)} fetched, {there} blobs were stored already"
-    )
+    if not there:
+        came = "all fetched"
+    elif there == len(warmed.parts):
+        came = "all stored already"
+    else:
+        came = f"{size(warmed.fetched)} fetched, {counted(there, 'blob')} stored already"
+    return f"{warmed.reference}{platforms}: {counted(len(warmed.parts), 'blob')}, {size(warmed.size)}; {came}"
