@@ -25,7 +25,7 @@ from addon.store.blob import BlobReader
 from addon.store.errors import DigestMismatch
 from addon.store.inventory import Stamp
 from addon.store.layout import open_file
-from addon.store.lease import Lease, boot
+from addon.store.lease import Follower, Lease, boot
 
 HOLES = ".holes"
 """The end of the name of an ingest file that has holes."""
@@ -69,7 +69,20 @@ class Place:
 
     def kept(self) -> int:
         """How many bytes the next attempt will find, unless another one comes first."""
-        return _size(self.plain)
+        if (size := _size(self.plain)) or not _size(self.holes):
+            return size
+        try:
+            follower = Follower(self.lease)
+        except OSError:
+            return 0
+        try:
+            # Up to its first hole, `_recover` makes of it what a broken fill leaves.
+            left = follower.progress()
+            return left.offset if left.boot == boot() and not left.withdrawn and not follower.held() else 0
+        except OSError:
+            return 0
+        finally:
+            follower.close()
 
 
 class Ingest:

@@ -124,6 +124,7 @@ def test_nor_is_there_a_second_one_in_this_process(folder: Folder) -> None:
 def test_the_next_owner_goes_on_with_what_a_killed_one_left(folder: Folder, parts: list[str], kept: int) -> None:
     before = open_files()
     killed(folder, *parts)
+    assert folder.place.kept() == kept
     ingest = folder.ingest()
     assert (ingest.kept, ingest.offset) == (kept, 0)
     assert folder.left() == ["one", "one.lease"]
