@@ -103,12 +103,13 @@ class Fill(Followed):
             size: the blob's length in bytes, where a manifest told it.
 
         Raises:
+            BlockingIOError: another process has been at it since it was asked for.
             UpstreamError: the answer is to another question.
             NoRoom: the blob is too large to be stored at all.
             OSError: the disk failed.
         """
         if start > self._ingest.kept:
-            raise UpstreamError("what an earlier attempt left has gone")
+            raise BlockingIOError("what an earlier attempt left has gone")
         if start < self._ingest.kept:
             self._ingest.go_on_from(start)
         announced = response.headers.get("content-length", "")
