@@ -42,7 +42,10 @@ class Commands:
     def ls(self) -> Sequence[str]:
         """The images that are known: platforms, how much of each is stored, size, last use."""
         found = self._now(lambda: listing.images(self._in_use().store))
-        return ["  ".join(listing.row(image)).replace("\n", ",") for image in found] or ["no image is known yet"]
+        rows = [[cell.replace("\n", ",") for cell in listing.row(image)] for image in found]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return lines or ["no image is known yet"]
 
     @command.command("registry.pin")
     def pin(self, image: str) -> None:
@@ -87,7 +90,7 @@ class Commands:
             plan = await asyncio.to_thread(lambda: listing.removal(store, chosen))
             lines = [*(image.name for image in plan.images), counted(len(plan.blobs), "blob"), size(plan.size)]
             if YES not in names:
-                return f"would remove {', '.join(lines)}; add {YES} to do it"
+                return f"with {YES}, this goes: {', '.join(lines)}"
             stayed = await asyncio.to_thread(lambda: listing.remove(store, plan))
             return f"removed {', '.join(lines)}" + (f"; {len(stayed)} stay: they are being read" if stayed else "")
 
@@ -105,7 +108,7 @@ class Commands:
             if not plan.lines():
                 return "there is nothing to remove"
             if YES not in words:
-                return f"would remove {'; '.join(plan.lines())}; add {YES} to do it"
+                return f"with {YES}, this goes: {'; '.join(plan.lines())}"
             before, after = await asyncio.to_thread(lambda: listing.collect(store, plan))
             return f"{size(max(0, before - after))} went; {size(after)} are in the store"
 

@@ -119,10 +119,13 @@ def of_any_tool() -> set[str]:
     from mitmproxy.tools.web import static_viewer, webaddons  # noqa: PLC0415
 
     names = _Names()
+    log = termlog.TermLog()
+    # It writes to the terminal from the moment that it is made, over whatever interface is there.
+    log.uninstall()
     for addon in (
         dumper.Dumper(),
         keepserving.KeepServing(),
-        termlog.TermLog(),
+        log,
         view.View(),
         consoleaddons.ConsoleAddon(None),
         static_viewer.StaticViewer(),
