@@ -155,18 +155,18 @@ class Pullthrough:
             raise NotStorable(self._parts.fills.trouble.reason)
         for _ in range(_MOST_TRIES):
             if held := self._held(target, digest):
-                if not await self._may_read(flow, target, held, digest):
-                    # Upstream says itself, to the client's own request, why not.
-                    return None
-                if isinstance(held, BlobReader):
-                    if held.verified and not self._doubtful(flow, digest, whole=not wanted):
-                        self._parts.store.inventory.used(digest)
-                        self._parts.store.tally.add(Count.HITS)
-                        return _Found(held, cache_status.HIT)
+                if isinstance(held, BlobReader) and self._doubtful(flow, held, digest, whole=not wanted):
                     held.close()
                     await self._verifying.answer(digest)
                     # It is verified now, or gone.
                     continue
+                if not await self._may_read(flow, target, held, digest):
+                    # Upstream says itself, to the client's own request, why not.
+                    return None
+                if isinstance(held, BlobReader):
+                    self._parts.store.inventory.used(digest)
+                    self._parts.store.tally.add(Count.HITS)
+                    return _Found(held, cache_status.HIT)
                 if flow.request.method == "GET" and held.state is not State.BROKEN:
                     source = await self._joining(flow, target)
                     if held.over:
@@ -204,8 +204,10 @@ class Pullthrough:
             self._parts.upkeep.changed()
         return bool(good)
 
-    def _doubtful(self, flow: http.HTTPFlow, digest: Digest, *, whole: bool) -> bool:
-        return flow.request.method == "GET" and self._doubts.about(_client(flow), digest, whole=whole)
+    def _doubtful(self, flow: http.HTTPFlow, held: BlobReader, digest: Digest, *, whole: bool) -> bool:
+        """Whether the bytes of a stored blob are to be compared with its digest before it is given to anybody."""
+        doubted = flow.request.method == "GET" and self._doubts.about(_client(flow), digest, whole=whole)
+        return doubted or not held.verified
 
     def _was_given(self, flow: http.HTTPFlow, digest: Digest, body: StoredBody, *, whole: bool) -> None:
         """Take note of what a client got out of the store."""
