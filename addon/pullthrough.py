@@ -137,6 +137,8 @@ class Pullthrough:
         except (NotStorable, StoreError, OSError) as e:
             self._parts.unstored[flow] = told(e)
             self._parts.store.tally.add(Count.BYPASSED)
+            if isinstance(e, OSError):
+                self._parts.fills.failed(e)
             # Trouble of the store's own was told when it began.
             level = logging.INFO if self._parts.fills.trouble.reason else logging.WARNING
             logger.log(level, "blob %s passes through: %s", digest.short, told(e))
