@@ -36,11 +36,18 @@ class Hub:
     coding: str = ""
     hostile: bool = False
     """Whether every HEAD is answered with 200."""
+    refused: dict[str, int] = field(default_factory=dict)
+    """With which status a tag, or a digest, is refused, if it is."""
 
     def push(self, repository: str, content: bytes) -> Digest:
         digest = digest_of(content)
         self.blobs[repository, str(digest)] = content
         return digest
+
+    def tag(self, repository: str, tag: str, manifest: bytes) -> Digest:
+        """Push a manifest, or an index, and let the tag be its name."""
+        self.blobs[repository, tag] = manifest
+        return self.push(repository, manifest)
 
     def asked(self) -> list[str]:
         """What was asked since the last time."""
@@ -74,6 +81,8 @@ class Hub:
             question.answer(401, b'{"errors":[]}', WWW_Authenticate=challenge)
         elif request.method == "HEAD" and self.hostile:
             question.answer(200)
+        elif reference in self.refused:
+            question.answer(self.refused[reference], b'{"errors":[]}', Retry_After="7")
         elif (repository, reference) not in self.blobs:
             question.answer(404, b'{"errors":[]}')
         else:

@@ -91,15 +91,15 @@ class Warming:
         Raises:
             WarmError: its registry is none of those whose blobs are kept.
         """
-        host, _, port = reference.registry.partition(":")
-        registry = parts.settings.registry("https", host, int(port or 443))
+        host, port = reference.address
+        registry = parts.settings.registry("https", host, port)
         if registry is None:
             raise WarmError(f"{reference.registry} is not among registry_hosts: its blobs are not kept")
         self._parts = parts
         self._reference = reference
         # There is no client that could log in by itself.
         self._registry = replace(registry, auth=Auth.INJECT)
-        self._host, self._port = host, int(port or 443)
+        self._host, self._port = host, port
         self._client = connection.Client(peername=("pulltap", 0), sockname=("pulltap", 0))
 
     async def run(self, platforms: Collection[str], watch: Watch = lambda _: None) -> Warmed:
@@ -138,11 +138,24 @@ class Warming:
             elif (one := top.for_platform(platform)) is not None:
                 chosen.append(one)
             else:
-                there = sorted({each.platform for each in top.manifests} - {"", "unknown/unknown"})
-                raise WarmError(f"{self._reference} is not there for {platform}; there are {', '.join(there)}")
+                there = ", ".join(sorted({each.platform for each in top.manifests} - {"", "unknown/unknown"}))
+                which = f"there are {there}" if there else "it names no platform"
+                raise WarmError(f"{self._reference} is not there for {platform}; {which}")
         unique = list({each.digest: each for each in chosen}.values())
         warmed.platforms = [each.platform for each in unique]
-        return [await self._manifest(str(each.digest)) for each in unique]
+        return [found for each in unique for found in await self._below(each)]
+
+    async def _below(self, top: Descriptor) -> list[Manifest]:
+        """The manifest that an index lists there; all of them where that is another index."""
+        todo, seen, leaves = [top.digest], {top.digest}, list[Manifest]()
+        while todo:
+            found = await self._manifest(str(todo.pop()))
+            if not found.manifests:
+                leaves.append(found)
+            new = [each.digest for each in found.manifests if each.digest not in seen]
+            seen.update(new)
+            todo += reversed(new)
+        return leaves
 
     async def _manifest(self, reference: str) -> Manifest:
         source, target = await self._source(Kind.MANIFEST, reference)
