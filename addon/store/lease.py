@@ -12,6 +12,8 @@ import os
 import struct
 import uuid
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -55,23 +57,25 @@ class Lease:
         self._size: int | None = None
         self._offset = 0
         self._room = 0
-        self._fd, found = _claim(path)
-        try:
-            self.left = _read(self._fd)
-            """What its last owner said, if that one was killed."""
-            self.lost = found and self.left is None
-            """Whether it had an owner that said something which is not there: it went down with the machine."""
-            if self.left is not None:
-                self._begin_anew()
-        except OSError:
-            # What the last owner said stays, for the next attempt.
-            os.close(self._fd)
-            raise
-        try:
-            self.publish(0)
-        except OSError:
-            self.release()
-            raise
+        # Nobody else finds a lease that is made, but says nothing yet: that would look as if its owner had gone down.
+        with _one_at_a_time(path.parent):
+            self._fd, found = _claim(path)
+            try:
+                self.left = _read(self._fd)
+                """What its last owner said, if that one was killed."""
+                self.lost = found and self.left is None
+                """Whether it had an owner that said something which is not there: it went down with the machine."""
+                if self.left is not None:
+                    self._begin_anew()
+            except OSError:
+                # What the last owner said stays, for the next attempt.
+                os.close(self._fd)
+                raise
+            try:
+                self.publish(0)
+            except OSError:
+                self.release()
+                raise
 
     def announce(self, size: int) -> None:
         """Tell how long the blob is, in bytes; with the next `publish`, others know."""
@@ -109,7 +113,7 @@ class Lease:
 
         Its followers are not to take this for the same fill going on: its bytes may come anew.
         """
-        # At once: somebody who took it in between would not know of what is left.
+        # At once: whoever looks finds the one or the other.
         new = self._path.with_name(f"{self._path.stem}.{uuid.uuid4().hex}{self._path.suffix}")
         fd, _ = _claim(new)
         try:
@@ -190,6 +194,17 @@ def _read(fd: int) -> Progress | None:
         return None
     offset, size, room, booted = _RECORD.unpack(content[: _RECORD.size])
     return Progress(max(offset, 0), size if size >= 0 else None, booted, offset < 0, room)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Keep other processes from taking a lease in the same folder meanwhile, which takes nobody long."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _claim(path: Path) -> tuple[int, bool]:

@@ -1,6 +1,8 @@
 """Blobs for the store's tests."""
 
 import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from addon.registry.digest import Digest
@@ -36,3 +38,12 @@ def read(store: Store, digest: Digest) -> bytes | None:
 def open_files() -> int:
     """How many file descriptors this process has."""
     return sum(1 for _ in Path("/dev/fd").iterdir())
+
+
+def failing(number: int) -> Callable[..., object]:
+    """In the place of a call to the system, one that fails so."""
+
+    def fail(*_: object, **__: object) -> object:
+        raise OSError(number, os.strerror(number))
+
+    return fail

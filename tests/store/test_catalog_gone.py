@@ -43,8 +43,8 @@ def replace(path: Path) -> None:
 def test_one_that_is_gone_is_begun_anew_for_all_threads(
     catalog: Catalog, path: Path, other_thread: ThreadPoolExecutor, lose: Callable[[Path], None]
 ) -> None:
-    before = open_files()
     other_thread.submit(write, catalog, "n1").result()
+    before = open_files()
     assert catalog.is_there()
     lose(path)
     assert not catalog.is_there()
@@ -59,6 +59,8 @@ def test_one_that_is_gone_is_begun_anew_for_all_threads(
     assert names(catalog) == ["n2"]
     assert other_thread.submit(names, catalog).result() == ["n2"]
     other_thread.submit(write, catalog, "n3").result()
+    # Of the old one, nothing is open any more.
+    assert open_files() == before
     catalog.close()
     assert open_files() < before
     again = Catalog(path)

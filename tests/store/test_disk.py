@@ -266,6 +266,22 @@ def test_once_it_is_stored_it_is_only_used(store: Store) -> None:
     assert [entry.uses for entry in store.inventory.entries()] == [2]
 
 
+def test_one_that_turned_bad_is_stored_anew(store: Store) -> None:
+    store.put(DIGEST, CONTENT, ORIGIN)
+    for bad in (b"A layer", b"", CONTENT + b"x"):
+        store.path(DIGEST).write_bytes(bad)
+        store.put(DIGEST, CONTENT, ORIGIN)
+        assert read(store, DIGEST) == CONTENT
+    assert len(list(store.layout.quarantine.iterdir())) == 3
+
+
+def test_the_wrong_bytes_do_no_harm_to_the_right_ones(store: Store) -> None:
+    store.put(DIGEST, CONTENT, ORIGIN)
+    store.put(DIGEST, b"A layer", ORIGIN)
+    assert read(store, DIGEST) == CONTENT
+    assert list(store.layout.quarantine.iterdir()) == []
+
+
 def test_a_link_is_no_manifest(store: Store, tmp_path: Path) -> None:
     (tmp_path / "target").write_bytes(b"theirs")
     store.path(DIGEST).symlink_to(tmp_path / "target")

@@ -1,5 +1,6 @@
 """What is left of an ingest: kept for the next attempt, by an owner that was killed, or of no use."""
 
+import errno
 import os
 
 import pytest
@@ -9,7 +10,7 @@ from addon.store import lease as lease_module
 from addon.store.errors import DigestMismatch
 from addon.store.ingest import sweep
 
-from .blobs import open_files
+from .blobs import failing, open_files
 from .ingests import CONTENT, OWNER, SIZE, Folder, absorb, killed
 from .processes import finish, process
 
@@ -150,6 +151,37 @@ def test_of_one_that_went_down_with_the_machine_nothing_is_used(
     assert folder.kept() == b""
     ingest.abort()
     assert folder.left() == []
+
+
+@pytest.mark.parametrize("parts", [["0-600"], ["0-600", "700-800"]])
+@pytest.mark.parametrize("content", [b"", bytes(44)])
+def test_nor_where_the_power_cut_took_its_lease_along(folder: Folder, parts: list[str], content: bytes) -> None:
+    killed(folder, *parts)
+    folder.place.lease.write_bytes(content)
+    ingest = folder.ingest()
+    assert ingest.kept == 0
+    assert folder.kept() == b""
+    ingest.abort()
+    assert folder.left() == []
+
+
+def test_how_much_is_kept_of_what_has_holes_the_lease_tells(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_files()
+    with process(OWNER, folder.root, "0-600", "700-800") as owner:
+        # Its owner lives.
+        assert folder.place.kept() == 0
+        owner.kill()
+        owner.wait()
+    assert folder.place.kept() == 600
+    with monkeypatch.context() as patched:
+        patched.setattr(ingest_module, "boot", lambda: b"another boot....")
+        assert folder.place.kept() == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pread", failing(errno.EIO))
+        assert folder.place.kept() == 0
+    folder.place.lease.unlink()
+    assert folder.place.kept() == 0
+    assert open_files() == before
 
 
 @pytest.mark.parametrize("parts", [["0-600"], ["0-600", "700-800"]])

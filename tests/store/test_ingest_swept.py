@@ -10,7 +10,7 @@ import pytest
 
 from addon.store.ingest import HOLES, KEPT_SECONDS, LEASE, sweep
 
-from .blobs import open_files
+from .blobs import failing, open_files
 from .ingests import CONTENT, SIZE, Folder, killed
 
 
@@ -74,7 +74,7 @@ def test_a_sweep_at_any_moment_takes_nothing(folder: Folder, monkeypatch: pytest
 
     def flock(fd: int, operation: int) -> None:
         nonlocal sweeping, times
-        if not sweeping:
+        if not sweeping and folder.place.lease.exists():
             # Between the making of the lease and its locking.
             sweeping, times = True, times + 1
             sweep(folder.ingests, everything=True)
@@ -89,6 +89,18 @@ def test_a_sweep_at_any_moment_takes_nothing(folder: Folder, monkeypatch: pytest
     ingest.commit()
     assert folder.final.read_bytes() == CONTENT
     assert open_files() == before
+
+
+def test_what_is_left_without_its_lease_is_on_disk(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    killed(folder, "0-600", "700-800")
+    sweep(folder.ingests)
+    assert folder.left() == ["one"]
+    assert synced == [folder.place.plain.stat().st_ino]
+    # What was kept was synced then.
+    sweep(folder.ingests)
+    assert len(synced) == 1
 
 
 # What does not belong there.
@@ -163,13 +175,6 @@ def test_folders_stay_where_they_are(folder: Folder, name: str) -> None:
 
 
 # A disk that fails.
-
-
-def failing(number: int) -> Callable[..., object]:
-    def fail(*_: object, **__: object) -> object:
-        raise OSError(number, os.strerror(number))
-
-    return fail
 
 
 def test_a_file_system_without_locks_is_told(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

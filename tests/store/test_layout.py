@@ -251,6 +251,15 @@ def test_what_is_half_written_is_not_left(tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / name).read_bytes() == content
 
 
+@pytest.mark.parametrize("name", ["oci-layout", "index.json"])
+def test_of_what_a_power_cut_left_the_name_the_text_comes_again(tmp_path: Path, name: str) -> None:
+    Store(tmp_path).close()
+    content = (tmp_path / name).read_bytes()
+    os.truncate(tmp_path / name, 0)
+    Store(tmp_path).close()
+    assert (tmp_path / name).read_bytes() == content
+
+
 # Files.
 
 

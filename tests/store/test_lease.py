@@ -1,7 +1,8 @@
 import fcntl
+import os
 import signal
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -115,25 +116,56 @@ def test_of_processes_that_race_for_what_is_left_one_knows_of_it(path: Path) -> 
 
 def test_nobody_comes_between_a_killed_owner_and_its_successor(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed(path, 7)
-    tried = []
+    real = Path.replace
+    seen = []
 
-    def trying(work: Callable[..., object]) -> Callable[..., object]:
-        def tried_before_and_after(self: Path, *arguments: object, **more: object) -> object:
-            for _ in range(2):
-                with pytest.raises(BlockingIOError):
-                    Lease(path)
-                tried.append(work)
-            return work(self, *arguments, **more)
+    def replace(self: Path, target: Path) -> Path:
+        # Who follows finds either that of the killed owner, or the next.
+        seen.append(look(path))
+        replaced = real(self, target)
+        seen.append(look(path))
+        return replaced
 
-        return tried_before_and_after
-
-    for name in ("replace", "rename", "unlink"):
-        monkeypatch.setattr(Path, name, trying(getattr(Path, name)))
+    monkeypatch.setattr(Path, "replace", replace)
     lease = Lease(path)
-    monkeypatch.undo()
-    assert tried
+    assert seen == [(Progress(7, None, boot()), True), (Progress(0, None), True)]
     assert lease.left == Progress(7, None, boot())
     lease.release()
+
+
+def test_nobody_finds_one_that_says_nothing_yet(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = fcntl.flock
+    taken: list[int] = []
+
+    def flock(fd: int, operation: int) -> None:
+        if path.exists():
+            # It is made, and not locked yet: another process would wait here.
+            taken.append(fd)
+            other = os.open(path.parent, os.O_RDONLY)
+            with pytest.raises(BlockingIOError):
+                lock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(other)
+        lock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lease = Lease(path)
+    assert len(taken) == 1
+    assert not lease.lost
+    lease.release()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 44, b"x" * 100])
+def test_what_a_power_cut_took_is_lost(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    lease = Lease(path)
+    assert lease.left is None
+    assert lease.lost
+    lease.publish(5)
+    assert look(path)[0].offset == 5
+    lease.release()
+    again = Lease(path)
+    assert not again.lost
+    again.release()
 
 
 # What others see.
@@ -229,16 +261,6 @@ def test_any_byte_that_is_wrong_is_found(path: Path, at: int) -> None:
     lease.release()
 
 
-@pytest.mark.parametrize("content", [b"", b"no record", b"x" * 100])
-def test_what_was_never_written_leaves_nothing(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    lease = Lease(path)
-    assert lease.left is None
-    lease.publish(5)
-    assert look(path)[0].offset == 5
-    lease.release()
-
-
 def test_nobody_follows_what_is_not_there(path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Follower(path)
@@ -294,8 +316,9 @@ def test_one_that_is_given_back_meanwhile_is_taken_anew(path: Path, monkeypatch:
 
     def flock(fd: int, operation: int) -> None:
         nonlocal times
-        times += 1
-        if times <= 2:
+        # The first one is that of the folder.
+        times += path.exists()
+        if times in (1, 2):
             # Once it is gone, once there is another one in its place.
             path.unlink()
         if times == 2:

@@ -10,6 +10,7 @@ import pytest
 
 from addon.store.lease import Follower, Lease
 
+from .blobs import failing
 from .leases import killed, look
 
 pytestmark = pytest.mark.usefixtures("nothing_stays_open")
@@ -43,13 +44,6 @@ def test_what_is_no_file_is_refused(path: Path, make: Callable[[Path], None]) ->
         assert path.with_name("target").read_bytes() == b"theirs"
     if make is a_link_to_nowhere:
         assert not path.with_name("target").exists()
-
-
-def failing(number: int) -> Callable[..., object]:
-    def fail(*_: object, **__: object) -> object:
-        raise OSError(number, os.strerror(number))
-
-    return fail
 
 
 def test_a_file_system_without_locks_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
