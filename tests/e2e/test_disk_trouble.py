@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -189,6 +189,19 @@ def test_trouble_that_is_there_before_any_blob(what: str, tmpfs: Mount, hub: Hub
 
 
 # --- what else disks do ---
+
+
+def test_what_was_opened_read_only_does_not_stay_so(tmpfs: Mount, hub: Hub, start_proxy: StartProxy) -> None:
+    store = Store.on(tmpfs, hub, start_proxy)
+    stored = store.stored()
+    # That it belongs to a second repository is to be written down, by whichever thread.
+    hub.push_blob("library/elsewhere", stored.content)
+    elsewhere = replace(stored, repository="library/elsewhere")
+    with tmpfs.read_only(), ThreadPoolExecutor(CLIENTS) as pool:
+        for reply in pool.map(Wanted.get, [elsewhere] * CLIENTS):
+            expect_passing(reply, "cannot use .*: attempt to write a readonly database")
+        assert status(stored) == HIT
+    assert status(elsewhere) == HIT
 
 
 @pytest.mark.parametrize("part", [".", "pulltap", "blobs"])
