@@ -364,6 +364,18 @@ async def test_a_blobs_answer_that_passes(
     assert flow.response.headers["Cache-Status"] == "pulltap; fwd=bypass"
 
 
+async def test_a_blobs_answer_tells_why_it_is_not_stored(proxy: Proxy, hub: Hub) -> None:
+    hub.blobs["library/alpine", str(A)] = b"a"
+    flow, _ = await sent_on(proxy)
+    proxy.parts.unstored[flow] = 'cannot use "store"'
+    told = 'pulltap; fwd=bypass; detail="cannot use \\"store\\""'
+    flow.response = http.Response.make(200)
+    proxy.hook.responseheaders(flow)
+    assert flow.response.headers["Cache-Status"] == told
+    # So does the answer to the second attempt.
+    assert (await proxy.answered(flow, 401, b"first", **challenged())).headers["Cache-Status"] == told
+
+
 async def sent_on(proxy: Proxy, method: str = "GET", authorization: str | None = None) -> tuple[http.HTTPFlow, Grant]:
     """A blob request that the other hook lets pass."""
     flow = await proxy.headers(f"/v2/library/alpine/blobs/{A}", method)

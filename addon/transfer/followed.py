@@ -79,7 +79,8 @@ class Followed(ABC):
         """A body that follows this fill; ``span`` is None for all of the blob.
 
         Raises:
-            OSError: it is over, or too many files are open.
+            OSError: too many files are open.
+            ValueError: it is over.
         """
         if span is None and self.size is not None:
             span = Span(0, self.size)

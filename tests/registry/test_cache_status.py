@@ -33,3 +33,31 @@ def test_the_values_can_be_told_apart() -> None:
 def test_the_names_that_others_rely_on() -> None:
     assert cache_status.NAME == "Cache-Status"
     assert ALL == ["pulltap; hit", "pulltap; fwd=miss; stored", "pulltap; fwd=miss; collapsed", "pulltap; fwd=bypass"]
+
+
+# RFC 8941, section 3.3.3: a String is printable ASCII, with the quote and the backslash escaped.
+STRING = re.compile(r'"(?:[ !#-\[\]-~]|\\["\\])*"')
+
+
+@pytest.mark.parametrize(
+    ("reason", "detail"),
+    [
+        ("the disk is full", "the disk is full"),
+        ("", ""),
+        ('cannot use "C:\\store"', 'cannot use "C:\\store"'),
+        ("\\", "\\"),
+        ('"', '"'),
+        ("a\r\nSet-Cookie: b\x00\x7f\x1b[2J", "a??Set-Cookie: b???[2J"),
+        ("kein Platz für tschüß", "kein Platz f?r tsch??"),
+        ("\udcff", "?"),
+        (", x; hit", ", x; hit"),
+    ],
+)
+def test_a_bypass_tells_why(reason: str, detail: str) -> None:
+    value = cache_status.bypass(reason)
+    start = f"{cache_status.BYPASS}; detail="
+    assert value.startswith(start)
+    text = value.removeprefix(start)
+    assert STRING.fullmatch(text)
+    assert re.sub(r"\\(.)", r"\1", text[1:-1]) == detail
+    value.encode("ascii")

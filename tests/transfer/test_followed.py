@@ -3,10 +3,12 @@
 import asyncio
 import gc
 
+import pytest
+
 from addon.registry.ranges import Span
 
 from .. import doubles
-from .filling import CONTENT, Start, read, sized
+from .filling import CONTENT, Start, broken, read, sized
 
 
 async def test_followers_come_early_and_late_and_want_different_parts(start: Start) -> None:
@@ -70,3 +72,47 @@ async def test_a_follower_that_leaves_is_no_follower(start: Start) -> None:
     gc.collect()
     assert filling.fill.followers == 0, "one whose body was never sent is counted for ever"
     await filling.cancel()
+
+
+async def test_it_is_read_into_a_buffer(start: Start) -> None:
+    filling = start().begin(200, sized(CONTENT))
+    body, buffer = filling.fill.body(Span(10, 3000)), memoryview(bytearray(2000))
+    assert body.read_into(buffer) == 0
+    filling.send(CONTENT[:500])
+    await filling.until(500)
+    assert body.read_into(buffer) == 490
+    assert buffer[:490] == CONTENT[10:500]
+    filling.send(CONTENT[500:])
+    await filling.until(len(CONTENT))
+    assert body.read_into(buffer) == 2000
+    assert buffer == CONTENT[500:2500]
+    assert body.read_into(buffer) == 500
+    assert body.read_into(buffer) == 0
+    assert body.ended
+    body.close()
+    await filling.cancel()
+
+
+async def test_what_broke_is_given_as_far_as_it_is_there(start: Start) -> None:
+    filling = start().begin(200, {})
+    inside, beyond = filling.fill.body(Span(0, 500)), filling.fill.body(None)
+    filling.send(CONTENT[:1000])
+    filling.exchange.finish("upstream closed the connection")
+    await filling.over()
+    assert await read(inside) == CONTENT[:500]
+    assert await broken(beyond) == (CONTENT[:1000], "upstream closed the connection")
+
+
+async def test_nobody_begins_to_read_what_is_over(start: Start) -> None:
+    filling = start().begin(200, sized(CONTENT))
+    body = filling.fill.body(None)
+    filling.send(CONTENT)
+    filling.exchange.finish()
+    await filling.over()
+    for _ in range(2):
+        filling.fill.close()
+    assert filling.fill.over
+    with pytest.raises(ValueError, match="closed"):
+        filling.fill.body(None)
+    # Those who have begun have it open for themselves.
+    assert await read(body) == CONTENT
