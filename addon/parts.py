@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 from cachetools import LRUCache, TTLCache
@@ -16,6 +18,7 @@ from addon.registry import manifest
 from addon.registry.digest import Digest
 from addon.registry.manifest import Descriptor
 from addon.settings import Access, Settings
+from addon.store import images
 from addon.store.blob import BlobReader
 from addon.store.disk import Store
 from addon.store.errors import StoreError
@@ -29,6 +32,7 @@ from addon.transfer.upstream import Upstream
 logger = logging.getLogger(__name__)
 
 _DESCRIPTORS = 50_000
+_LENGTH = re.compile(r"[0-9]{1,9}", re.ASCII)
 _REFUSED_SECONDS = 10 * 60
 _MOST_REFUSED = 10_000
 
@@ -104,6 +108,9 @@ class Parts:
             return None
         repository = target.route.repository
         if named is not None:
+            if descriptor is not None:
+                # Other tools go by it, and not every server names the type in its answer.
+                descriptor = replace(descriptor, media_type=named.media_type)
             self.sizes.update(((target.identity, repository, blob.digest), blob.size) for blob in named.blobs)
         if descriptor is None or not target.route.is_manifest_of(descriptor.digest):
             return None
@@ -152,7 +159,10 @@ def described(response: http.Response, content: bytes) -> Descriptor | None:
     media_type = response.headers.get("content-type", "").partition(";")[0].strip()
     if not content:
         length = response.headers.get("content-length", "")
-        digest = Digest.parse(told) if told else None
-        return Descriptor(digest, int(length), media_type) if digest and length.isascii() and length.isdigit() else None
+        if not told or not _LENGTH.fullmatch(length) or "content-encoding" in response.headers:
+            # In a coding, the manifest has another length.
+            return None
+        size = int(length)
+        return Descriptor(Digest.parse(told), size, media_type) if 0 < size <= images.LARGEST else None
     digest = Digest.parse(told) if told else Digest.of(content)
     return Descriptor(digest, len(content), media_type) if digest == Digest.of(content, digest.algorithm) else None

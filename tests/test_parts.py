@@ -14,6 +14,7 @@ from addon.parts import Parts, described
 from addon.registry.digest import Digest
 from addon.registry.manifest import Descriptor
 from addon.store.errors import StoreError
+from addon.store.images import LARGEST
 from addon.transfer.target import Target, recognise
 from addon.transfer.writing import DiskTrouble
 
@@ -166,6 +167,32 @@ async def test_a_manifest_that_passes_is_kept(parts: Parts, reference: str) -> N
     assert parts.stored(HUB, DESCRIPTOR.digest) is None
 
 
+@pytest.mark.parametrize("told", ["", "text/plain", "application/json"])
+async def test_a_manifest_knows_its_type_best(parts: Parts, told: str) -> None:
+    content = json.dumps({**json.loads(MANIFEST), "mediaType": TYPE}).encode()
+    for answer in (given(content, Content_Type=told), given(Content_Type=told)):
+        assert await learn(parts, answer=answer)
+        assert [descriptor.media_type for _, descriptor in noted(parts)] == [TYPE]
+
+
+async def test_a_manifest_in_a_coding_is_read_as_what_it_is(parts: Parts) -> None:
+    answer = given()
+    answer.encode("gzip")
+    assert answer.raw_content != MANIFEST
+    assert await learn(parts, answer=answer)
+    assert noted(parts) == [("latest", DESCRIPTOR)]
+    assert parts.store.path(DESCRIPTOR.digest).read_bytes() == MANIFEST
+
+
+async def test_a_tag_that_moves_while_its_old_manifest_is_asked_for(parts: Parts) -> None:
+    new = MANIFEST + b" "
+    assert await learn(parts)
+    assert await learn(parts, answer=given(new))
+    assert noted(parts) == [("latest", Descriptor(digest_of(new), len(new), TYPE))]
+    assert await learn(parts, str(DESCRIPTOR.digest))
+    assert noted(parts)[0] == ("latest", Descriptor(digest_of(new), len(new), TYPE))
+
+
 async def test_a_manifest_that_was_only_described(parts: Parts) -> None:
     answer = given(b"", Content_Length=str(len(MANIFEST)), Docker_Content_Digest=str(DESCRIPTOR.digest))
     assert await learn(parts, answer=answer, how="HEAD")
@@ -244,6 +271,13 @@ async def test_closing_waits_for_what_is_being_noted(
         (b"", {"Docker_Content_Digest": str(digest_of(b"a"))}, Descriptor(digest_of(b"a"), 7, TYPE)),
         (b"", {"Docker_Content_Digest": str(digest_of(b"a")), "Content_Length": "-1"}, None),
         (b"", {"Docker_Content_Digest": str(digest_of(b"a")), "Content_Length": ""}, None),
+        (b"", {"Docker_Content_Digest": str(digest_of(b"a")), "Content_Length": "0"}, None),
+        (b"", {"Docker_Content_Digest": str(digest_of(b"a")), "Content_Length": str(LARGEST + 1)}, None),
+        # More than SQLite or Python can take for a number.
+        (b"", {"Docker_Content_Digest": str(digest_of(b"a")), "Content_Length": "9" * 20}, None),
+        (b"", {"Docker_Content_Digest": str(digest_of(b"a")), "Content_Length": "9" * 5000}, None),
+        # That is the length of something else.
+        (b"", {"Docker_Content_Digest": str(digest_of(b"a")), "Content_Encoding": "gzip"}, None),
     ],
 )
 def test_what_an_answer_says_of_a_manifest(content: bytes, headers: dict[str, str], found: Descriptor | None) -> None:
