@@ -61,9 +61,14 @@ class Proxy:
         """Block until it has printed that. Raises TimeoutError."""
         eventually(lambda: text in self.log(), f"not in the log: {text}")
 
+    def launch(self) -> None:
+        """Start it, and do not wait for it."""
+        self._daemon = Daemon(self._command(), self._environment(), self._log)
+
     def start(self) -> None:
         """Start it, and wait until it serves."""
-        self._daemon = Daemon(self._command(), self._environment(), self._log)
+        self.launch()
+        assert self._daemon
         self._daemon.wait_until(self._ready, self._start_bound)
 
     def stop(self, signum: signal.Signals = signal.SIGINT) -> None:
@@ -73,6 +78,10 @@ class Proxy:
             alive = daemon.running()
             daemon.stop(signum)
             assert alive, f"it ended by itself:\n{self.log()}"
+
+    def kill(self) -> None:
+        """End it as a crash does: it is told nothing, and nothing of what it was about to do is done."""
+        self.stop(signal.SIGKILL)
 
     def restart(self) -> None:
         """End it, and start it on the same port, with the same store."""
@@ -169,6 +178,7 @@ class Pulltap(Proxy):
         self.ca = folder / "trusted.pem"
         self.config = folder / "config.yaml"
         self._args = list(args)
+        self._skipped: list[str] = []
         self.configure({"registry_store": str(folder / "store"), **(options or {})}, registries)
         self.start()
 
@@ -183,6 +193,12 @@ class Pulltap(Proxy):
         content = yaml.safe_load(self.config.read_text())
         return Path(content["registry_store"])
 
+    def skip_run_sh(self) -> None:
+        """Start it from now on by the command that run.sh ended in, as one does who starts it two hundred times."""
+        command = Path(f"/proc/{self.pid}/cmdline")
+        if command.exists():
+            self._skipped = command.read_text().split("\0")[:-1]
+
     def configure(self, options: Mapping[str, object], registries: Mapping[str, object] | None = None) -> None:
         """Write the config anew; a running proxy sees it at its next start."""
         shipped = ROOT / "mitm-config.yaml"
@@ -193,7 +209,7 @@ class Pulltap(Proxy):
         self.config.write_text(yaml.safe_dump(content))
 
     def _command(self) -> list[str]:
-        return [
+        return self._skipped or [
             str(ROOT / "run.sh"),
             *("-p", str(self.port), "-s", str(REMAP)),
             *("--set", f"ssl_verify_upstream_trusted_ca={self._hub.ca}", *self._args),
