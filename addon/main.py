@@ -141,6 +141,8 @@ class Pulltap:
         The hooks stay as they are: behind this one, mitmproxy tells of the connections that it cuts.
         """
         unbound_heads()
+        # While there is a store for them.
+        await self._commands.done()
         for parts in [*self._retired, *([self._parts] if self._parts else [])]:
             await parts.close()
         kept.release()

@@ -2,13 +2,16 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 
 from mitmproxy import command, exceptions
 from mitmproxy.log import ALERT
 
 from addon.parts import Parts
+from addon.registry.digest import Digest
 from addon.registry.reference import Reference
+from addon.store.disk import Store
 from addon.store.errors import StoreError
 from addon.ui import listing
 from addon.ui.listing import counted, size
@@ -18,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 YES = "--yes"
 """Without this word, a command that removes something only says what that would be."""
+
+
+class _Ended(Exception):
+    """The proxy ends in the midst of a blob."""
 
 
 class Commands:
@@ -31,6 +38,7 @@ class Commands:
         """
         self._in_use = in_use
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ending = threading.Event()
 
     @command.command("registry.stats")
     def stats(self) -> Sequence[str]:
@@ -69,14 +77,30 @@ class Commands:
 
         async def verify() -> str:
             found = await asyncio.to_thread(lambda: listing.digests(store, names))
-            outcomes = [(digest, await asyncio.to_thread(store.verify, digest)) for digest in found]
+            outcomes = [(digest, await asyncio.to_thread(self._verified, store, digest)) for digest in found]
             # Those that went meanwhile, to make room, are neither.
             gone = sum(good is None for _, good in outcomes)
-            bad = [digest for digest, good in outcomes if good is False and not store.path(digest).exists()]
+            bad = [digest for digest, good in outcomes if good is False]
             parts.upkeep.changed()
             return listing.verified(len(outcomes) - len(bad) - gone, len(bad), gone)
 
         self._later("registry.verify", verify)
+
+    def _verified(self, store: Store, digest: Digest) -> bool | None:
+        """Whether a blob is good; None where it has gone meanwhile."""
+
+        def go_on(_count: int) -> None:
+            if self._ending.is_set():
+                # Nobody waits for it any more, but for its thread.
+                raise _Ended
+
+        try:
+            good = store.verify(digest, go_on)
+        except OSError as e:
+            logger.warning("blob %s cannot be read: %s", digest, e.strerror or e)
+            return False
+        # A bad one was taken away, unless it was fetched anew meanwhile.
+        return store.path(digest).exists() if good is False else good
 
     @command.command("registry.purge")
     def purge(self, *names: str) -> None:
@@ -118,7 +142,8 @@ class Commands:
     def warm(self, *images: str) -> None:
         """Pull images into the store, for this machine's platform."""
         references = self._now(lambda: [Reference.parse(image) for image in images])
-
+        if not references:
+            raise exceptions.CommandError("name images")
         parts = self._in_use()
 
         async def warm() -> str:
@@ -129,6 +154,7 @@ class Commands:
 
     async def done(self) -> None:
         """Give up what is under way (mitmproxy's hook for the end)."""
+        self._ending.set()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

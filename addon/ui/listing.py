@@ -132,21 +132,25 @@ def images(store: Store) -> list[ListedImage]:
         StoreError: the catalogue cannot be used.
     """
     entries = {entry.digest: entry for entry in store.inventory.entries()}
-    pins = {(pin.registry, pin.repository, pin.reference) for pin in store.images.pins()}
+    pins = set(store.images.pins())
     found = []
     for image in store.images.all():
         stored = [entries[digest] for digest in store.images.blobs_of(image) if digest in entries]
-        names = (image.reference, str(image.descriptor.digest))
         found.append(
             ListedImage(
                 image,
                 tuple(store.images.variants(image, entries.__contains__)),
                 sum(entry.size for entry in stored),
                 max((entry.used for entry in stored), default=None),
-                any((host_of(image.registry), image.repository, name) in pins for name in names),
+                _is_pinned(image, pins),
             )
         )
     return found
+
+
+def _is_pinned(image: Image, pins: Collection[Reference]) -> bool:
+    host, digest = host_of(image.registry), str(image.descriptor.digest)
+    return any(Reference(host, image.repository, name) in pins for name in (image.reference, digest))
 
 
 def blobs(store: Store) -> list[ListedBlob]:
@@ -173,11 +177,11 @@ def removal(store: Store, names: Iterable[str]) -> Removal:
         names: images, digests, or the first characters of a digest.
 
     Raises:
-        ValueError: a name means nothing that is stored.
+        ValueError: a name means nothing that is stored, or an image that is pinned.
         StoreError: the catalogue cannot be used.
     """
     entries = {entry.digest: entry for entry in store.inventory.entries()}
-    everything = store.images.all()
+    everything, pins = store.images.all(), set(store.images.pins())
     chosen: set[Digest] = set()
     going: list[Image] = []
     for name in names:
@@ -187,9 +191,14 @@ def removal(store: Store, names: Iterable[str]) -> Removal:
         found = store.images.find(Reference.parse(name))
         if not found:
             raise ValueError(f"no image {name!r} and no blob of that digest is in the store; 'store ls' lists them")
+        for image in found:
+            if _is_pinned(image, pins):
+                raise ValueError(f"{image.name} is pinned, and stays until it is unpinned")
         going += [image for image in found if image not in going]
     theirs = {digest for image in going for digest in store.images.blobs_of(image)}
     others = {digest for image in everything if image not in going for digest in store.images.blobs_of(image)}
+    # Images of which nothing else is known.
+    others |= store.images.pinned() | store.images.blobs_of_others()
     return Removal(
         tuple(going),
         tuple(entries[digest] for digest in sorted((theirs - others) | chosen, key=str) if digest in entries),
@@ -297,7 +306,7 @@ def waste(store: Store, to: int | None = None, *, unreferenced: bool = False) ->
     unnamed: tuple[Entry, ...] = ()
     if unreferenced:
         named = {digest for image in store.images.all() for digest in store.images.blobs_of(image)}
-        named |= store.images.pinned()
+        named |= store.images.pinned() | store.images.blobs_of_others()
         unnamed = tuple(entry for entry in store.inventory.entries() if entry.digest not in named)
     over = max(0, usage.blobs - sum(entry.size for entry in unnamed) - limit)
     return Waste(usage.quarantine, usage.ingests, unnamed, over, limit)
@@ -319,6 +328,7 @@ def collect(store: Store, plan: Waste) -> tuple[int, int]:
     store.room.shrink(plan.limit)
     store.room.reserve(0)
     store.provenance.prune()
+    store.images.prune()
     store.write_index()
     return before, store.room.usage().total
 

@@ -10,6 +10,7 @@ from mitmproxy.utils import human
 from rich.console import Console
 from rich.table import Table
 
+from addon.registry.digest import Digest
 from addon.registry.reference import Reference
 from addon.settings import Settings
 from addon.store.disk import Store
@@ -115,11 +116,15 @@ def _ls(store: Store, out: Console, *, blobs: bool, as_json: bool) -> int:
 def _verify(store: Store, out: Console, names: list[str]) -> int:
     entries = {entry.digest: entry for entry in store.inventory.entries()}
     chosen = listing.digests(store, names)
-    bad, gone = [], 0
+    bad, unread, gone = list[Digest](), list[str](), 0
     with bars(out) as progress:
         task = progress.add_task("verify", total=sum(entries[digest].size for digest in chosen))
         for digest in chosen:
-            good = store.verify(digest, lambda count: progress.advance(task, count))
+            try:
+                good = store.verify(digest, lambda count: progress.advance(task, count))
+            except OSError as e:
+                unread.append(f"{digest} cannot be read: {e.strerror or e}")
+                continue
             # What a proxy beside this removes meanwhile, to make room, is not bad.
             gone += good is None
             if good is False and not store.path(digest).exists():
@@ -127,8 +132,10 @@ def _verify(store: Store, out: Console, names: list[str]) -> int:
     store.write_index()
     for digest in bad:
         out.print(f"bad: {digest}; it went to {store.layout.quarantine}, and is fetched anew by the next pull")
-    out.print(listing.verified(len(chosen) - len(bad) - gone, len(bad), gone))
-    return 1 if bad else 0
+    for line in unread:
+        out.print(line)
+    out.print(listing.verified(len(chosen) - len(bad) - len(unread) - gone, len(bad) + len(unread), gone))
+    return 1 if bad or unread else 0
 
 
 def _gc(store: Store, out: Console, chosen: argparse.Namespace) -> int:
@@ -205,7 +212,12 @@ def _agreed(out: Console, lines: Iterable[str], *, yes: bool) -> bool:
         return True
     if not sys.stdin.isatty():
         raise ValueError("nothing was removed: there is no terminal to ask at; add --yes to go on without asking")
-    if out.input("Go on? [y/N] ", markup=False).strip().lower() in ("y", "yes"):
+    try:
+        answer = out.input("Go on? [y/N] ", markup=False)
+    except EOFError:
+        answer = ""
+        out.print()
+    if answer.strip().lower() in ("y", "yes"):
         return True
     out.print("Nothing was removed.")
     return False
