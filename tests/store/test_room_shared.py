@@ -226,8 +226,8 @@ def test_who_makes_room_keeps_nobody_from_filling(make: Stores, monkeypatch: pyt
     leases: list[Path] = []
 
     def room_made(fd: int, operation: int) -> None:
-        if not leases:
-            leases.extend(store.layout.ingests.iterdir())
+        if not leases and (made := list(store.layout.ingests.iterdir())):
+            leases.extend(made)
             with pytest.raises(NoRoom):
                 store.room.reserve(2 * SIZE)
             assert leases[0].exists()
