@@ -96,8 +96,13 @@ class Intake:
 
     async def run(self) -> None:
         """Read all but the last byte, or as much as comes."""
-        # All that the reader has: it is empty until the event loop goes on.
-        if not (data := await self._reader.read(_ALL)):
+        try:
+            # All that the reader has: it is empty until the event loop goes on.
+            data = await self._reader.read(_ALL)
+        except OSError:
+            # Reset while nobody read. The reader says so again, to mitmproxy, which waits for it there.
+            return
+        if not data:
             return
         usual = self._transport.get_protocol()
         self._transport.set_protocol(_Diverted(self, usual))

@@ -1,7 +1,9 @@
 """Reading a body past mitmproxy's layers: an exchange against a real TLS server."""
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -42,6 +44,7 @@ class Basin:
     def receive(self, chunk: bytes) -> None:
         self.body += chunk
         self.received += len(chunk)
+        self._more.set()
 
     def room(self) -> memoryview | None:
         return None if len(self.body) >= self.most else memoryview(self._room)
@@ -181,6 +184,33 @@ async def test_a_connection_that_is_reset(upstream: Upstream, basin: Basin, tls:
         with pytest.raises(UpstreamError):
             await ended(exchange)
     assert CONTENT.startswith(basin.body)
+
+
+async def test_a_connection_that_is_reset_before_the_layers_are_passed(
+    upstream: Upstream, basin: Basin, tls: ssl.SSLContext
+) -> None:
+    basin.most = 1
+
+    async def serve(_head: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer("200 OK", CONTENT[:1000], length=len(CONTENT)))
+        await basin.has(1)
+        writer.write(CONTENT[1000:2000])
+        await basin.full.wait()
+        linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
+
+    async with origin(serve, tls) as there:
+        exchange = await ask(upstream, there.url, basin)
+        (io,) = exchange.transports.values()
+        assert isinstance(io.reader, asyncio.StreamReader)
+        async with asyncio.timeout(BOUND):
+            while io.reader.exception() is None:  # noqa: ASYNC110 (no event tells)
+                await asyncio.sleep(0)
+        basin.empty()
+        with pytest.raises(UpstreamError):
+            await ended(exchange)
+    assert basin.body == CONTENT[:2000]
 
 
 async def test_more_than_was_announced_is_left_alone(upstream: Upstream, basin: Basin, tls: ssl.SSLContext) -> None:
