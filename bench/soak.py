@@ -199,8 +199,7 @@ class Soak:
             self._second_runs = True
 
     def _void_tokens(self) -> None:
-        """Void all tokens, and all links to the CDN."""
-        self._hub.revoke_tokens()
+        """Let all tokens and all links to the CDN expire."""
         self._hub.clock.advance(1300)
 
     def _evicted_by_second(self) -> int:

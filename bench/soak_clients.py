@@ -153,8 +153,8 @@ class Client:
         self._book.count(f"did {act.__name__}")
         try:
             act()
-        except TimeoutError:
-            self._book.accuse(f"{act.__name__}: nothing came for {BOUND} s")
+        except TimeoutError as e:
+            self._book.accuse(f"{act.__name__}, until {time.strftime('%H:%M:%S')}: nothing came for {BOUND} s {e}")
         except (OSError, http.client.HTTPException) as e:
             self._book.count(f"connection: {type(e).__name__}")
         except Exception as e:  # noqa: BLE001 (a thread that ends silently would make the load smaller)
@@ -242,8 +242,8 @@ class Client:
             barrier.wait(BOUND)
             try:
                 self._get(door, wanted)
-            except TimeoutError:
-                self._book.accuse(f"together: nothing came for {BOUND} s")
+            except TimeoutError as e:
+                self._book.accuse(f"together: nothing came for {BOUND} s {e}")
             except (OSError, http.client.HTTPException) as e:
                 self._book.count(f"connection: {type(e).__name__}")
 
@@ -349,6 +349,9 @@ class Client:
         stream = self._open(door, kept, "GET", wanted.target, headers)
         try:
             got = self._read(stream, keep=keep, slow=slow)
+        except TimeoutError as e:
+            how = ", ".join(value for key, value in stream.headers if key.lower() == "cache-status")
+            raise TimeoutError(f"of {wanted.target} {dict(headers).get('Range', '')} ({how}, port {door.port})") from e
         finally:
             if kept is None:
                 stream.close()

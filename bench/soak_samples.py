@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import statistics
 from collections.abc import Callable, Sequence
@@ -18,6 +19,11 @@ OBJECTS = 0.02
 """The share by which the objects of Python may be more at the end: caches fill up."""
 CATALOG = 1 * MIB
 """Bytes by which the catalogue may be larger at the end."""
+THREADS = min(32, (os.cpu_count() or 1) + 4) + 8 + 4
+"""As many as there may be: those of asyncio's pool and of the fills' own, which begin when they are first needed, and
+few more."""
+FILES = 2
+"""Files that a thread of a pool holds open: its own connection to the catalogue."""
 _TRIES = 3
 
 
@@ -174,8 +180,13 @@ def judge(start: Sample, end: Sample, samples: Sequence[Sample], limit: int) -> 
     return [
         memory("resident memory, MiB", lambda each: each.rss / MIB),
         memory("proportional memory, MiB", lambda each: each.pss / MIB),
-        same("file descriptors", lambda each: each.fds),
-        same("threads", lambda each: each.threads),
+        line(
+            "file descriptors",
+            lambda each: each.fds,
+            f"at rest no more, but {FILES} for each thread more",
+            good=end.fds <= start.fds + FILES * max(end.threads - start.threads, 0),
+        ),
+        line("threads", lambda each: each.threads, f"≤ {THREADS}", good=end.threads <= THREADS),
         same("asyncio tasks", lambda each: each.tasks),
         line(
             "objects of Python",

@@ -14,7 +14,21 @@ import pytest
 from bench import soak
 from bench.soak_checks import Book, Got, Wanted, content_range, fault_of, flipped, parts
 from bench.soak_faults import Chance, counts
-from bench.soak_samples import GROWTH, MIB, OBJECTS, Sample, grown, judge, kib, late, level, markdown, size, slope
+from bench.soak_samples import (
+    GROWTH,
+    MIB,
+    OBJECTS,
+    THREADS,
+    Sample,
+    grown,
+    judge,
+    kib,
+    late,
+    level,
+    markdown,
+    size,
+    slope,
+)
 from tests.standin.wire import Request
 
 ROOT = Path(__file__).parents[1]
@@ -177,7 +191,7 @@ def test_what_stays_is_level() -> None:
     ("name", "end"),
     [
         ("file descriptors", replace(REST, fds=31)),
-        ("threads", replace(REST, threads=11)),
+        ("threads", replace(REST, threads=THREADS + 1)),
         ("asyncio tasks", replace(REST, tasks=9)),
         ("objects of Python", replace(REST, objects=int(100_001 * (1 + OBJECTS)))),
         ("leases", replace(REST, leases=1)),
@@ -187,6 +201,11 @@ def test_what_stays_is_level() -> None:
 )
 def test_what_is_more_at_the_end_is_told(name: str, end: Sample) -> None:
     assert [name for name, good in verdicts(REST, end, steady()).items() if not good] == [name]
+
+
+def test_a_thread_more_has_files_of_its_own() -> None:
+    assert all(verdicts(REST, replace(REST, threads=REST.threads + 1, fds=REST.fds + 2), steady()).values())
+    assert not verdicts(REST, replace(REST, threads=REST.threads + 1, fds=REST.fds + 3), steady())["file descriptors"]
 
 
 def test_a_limit_that_was_exceeded_for_a_moment_is_told() -> None:
@@ -221,7 +240,7 @@ def test_two_samples_say_nothing() -> None:
 def test_table() -> None:
     end = replace(REST, fds=31)
     table = markdown(judge(REST, end, steady(), LIMIT))
-    assert "| file descriptors | 30 | 31 | 31 | at rest no more | **grows** |" in table
+    assert "| file descriptors | 30 | 31 | 31 | at rest no more, but 2 for each thread more | **grows** |" in table
     assert "| asyncio tasks | 8 | 8 | 8 | at rest no more | level |" in table
 
 
