@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mitmproxy.addonmanager import Loader
 from mitmproxy.utils import human
 
 from addon import settings
@@ -97,8 +96,8 @@ def _size(text: str) -> int | None:
         return None
 
 
-class _Names(Loader):
-    """Takes the place of mitmproxy's loader, and only looks at what is declared."""
+class _Names:
+    """Takes the place of `mitmproxy.addonmanager.Loader`, and only looks at what is declared."""
 
     def __init__(self) -> None:
         self.found: set[str] = set()
