@@ -121,7 +121,7 @@ class GrowingBody(Body):
         if not (there := self._there()):
             return b""
         piece = self.reader.read(self.position, min(PIECE, there))
-        self.position += len(piece)
+        self._was_read(len(piece))
         return piece
 
     def read_into(self, buffer: memoryview) -> int:
@@ -129,8 +129,14 @@ class GrowingBody(Body):
         if not (there := self._there()):
             return 0
         count = self.reader.read_into(self.position, buffer[:there])
-        self.position += count
+        self._was_read(count)
         return count
+
+    def _was_read(self, count: int) -> None:
+        if not count:
+            # Somebody has cut it. Waiting would not bring it back.
+            raise OSError(f"the ingest ends at {self.position}, before {self.fill.received}")
+        self.position += count
 
     def _there(self) -> int:
         """How many bytes can be had now."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 
 import pytest
 
@@ -101,6 +102,20 @@ async def test_what_broke_is_given_as_far_as_it_is_there(start: Start) -> None:
     await filling.over()
     assert await read(inside) == CONTENT[:500]
     assert await broken(beyond) == (CONTENT[:1000], "upstream closed the connection")
+
+
+async def test_a_file_that_somebody_has_cut(start: Start) -> None:
+    filling = start().begin(200, sized(CONTENT))
+    body = filling.fill.body(None)
+    filling.send(CONTENT[:1000])
+    await filling.until(1000)
+    os.truncate(filling.fill._ingest._path, 0)
+    with pytest.raises(OSError, match="the ingest ends at 0, before 1000"):
+        body.read()
+    with pytest.raises(OSError, match="the ingest ends at 0, before 1000"):
+        body.read_into(memoryview(bytearray(10)))
+    body.close()
+    await filling.cancel()
 
 
 async def test_nobody_begins_to_read_what_is_over(start: Start) -> None:

@@ -47,7 +47,7 @@ async def trouble(tidy: None, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> As
     monkeypatch.setattr(module, "PROBE_SECONDS", 0)
     trouble = Trouble(disk.probe)
     yield trouble
-    await trouble.close()
+    await asyncio.wait_for(trouble.close(), BOUND)
     assert len(asyncio.all_tasks()) == 1, "something is still tried"
 
 
