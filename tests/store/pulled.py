@@ -35,6 +35,17 @@ def index(**manifests: bytes) -> bytes:
     return json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": listed}).encode()
 
 
+def theirs(store: Store, *layers: bytes) -> None:
+    """An image that another tool has put there; only its files and the index tell of it."""
+    content = manifest(*layers)
+    for blob in (content, b"{}", *layers):
+        store.path(digest_of(blob)).write_bytes(blob)
+    index = json.loads(store.layout.index.read_text())
+    index["manifests"].append(descriptor(content, MANIFEST))
+    store.layout.index.write_text(json.dumps(index))
+    store.reconcile()
+
+
 @dataclass
 class Pulls:
     """Pulls into one store: what passes, and what is stored."""

@@ -1,6 +1,5 @@
 """What is in a store, as its commands list it."""
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from addon.store.tally import Count
 from addon.ui import listing
 
 from ..store.blobs import digest_of, put, read
-from ..store.pulled import Pulls, descriptor, manifest
+from ..store.pulled import Pulls, manifest, theirs
 
 AMD = manifest(b"base", b"for amd64", config=b"amd64")
 ARM = manifest(b"base", b"for arm64", config=b"arm64")
@@ -47,17 +46,6 @@ def pull_both(pulls: Pulls) -> Digest:
 def contents(store: Store, *wanted: bytes) -> list[bytes]:
     """Which of these blobs are stored."""
     return [content for content in wanted if read(store, digest_of(content)) == content]
-
-
-def theirs(store: Store, *layers: bytes) -> None:
-    """An image that another tool has put there; only its files and the index tell of it."""
-    content = manifest(*layers)
-    for blob in (content, b"{}", *layers):
-        store.path(digest_of(blob)).write_bytes(blob)
-    index = json.loads(store.layout.index.read_text())
-    index["manifests"].append(descriptor(content, "application/vnd.oci.image.manifest.v1+json"))
-    store.layout.index.write_text(json.dumps(index))
-    store.reconcile()
 
 
 # Words for people.

@@ -14,8 +14,7 @@ from addon.store.room import UNLIMITED, Limits
 from addon.ui import listing
 
 from ..store.blobs import ORIGIN, digest_of, put, read
-from ..store.pulled import Pulls
-from .test_listing import theirs
+from ..store.pulled import Pulls, theirs
 
 
 @pytest.fixture
