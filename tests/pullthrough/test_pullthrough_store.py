@@ -121,7 +121,7 @@ async def test_nothing_is_asked_of_a_disk_that_is_stuck(
     await proxy.ask(digest)
     await proxy.settled()
     proxy.parts.fills.trouble.note(DiskTrouble("the disk is slow"))
-    monkeypatch.setattr(proxy.parts.store, "open", full)
+    monkeypatch.setattr(proxy.parts.store, "open", None)
     passed = await proxy.ask(digest)
     assert passed.status == 0
     assert proxy.parts.unstored[passed.flow] == "the disk is slow"
