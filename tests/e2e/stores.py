@@ -2,10 +2,15 @@
 
 import contextlib
 import hashlib
+import json
 import os
+import zlib
 from pathlib import Path
+from typing import Any
 
-from ..standin import Blob
+from ..standin import ACCEPT, Blob, Hub, Image
+from .clients import Via
+from .clients.raw import Raw
 from .programs import eventually
 from .proxies import Pulltap
 
@@ -41,6 +46,12 @@ def wait_until_stored(proxy: Pulltap, *blobs: Blob) -> None:
         eventually(lambda path=path: path.exists() and not is_open(proxy, path), "the end of a fill")  # type: ignore[misc]
 
 
+def indexed(store: Path) -> dict[str, dict[str, Any]]:
+    """What index.json lists, by name."""
+    content = json.loads((store / "index.json").read_text())
+    return {entry["annotations"]["org.opencontainers.image.ref.name"]: entry for entry in content["manifests"]}
+
+
 def flip(path: Path) -> bytes:
     """Flip one bit, as a disk does: nothing but the bytes shows it. The bad bytes."""
     before = path.stat()
@@ -54,3 +65,31 @@ def flip(path: Path) -> bytes:
     after = path.stat()
     assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
     return bytes(content)
+
+
+def pull(hub: Hub, via: Via, image: Image) -> list[str]:
+    """Pull as clients do; where each blob came from."""
+    raw = Raw(via.port, via.ca)
+    assert raw.request("GET", hub.url(image.manifest_path), [ACCEPT]).status == 200
+    if image.platform != image.manifest:
+        by_digest = f"/v2/{image.repository}/manifests/{image.platform.digest}"
+        assert raw.request("GET", hub.url(by_digest), [ACCEPT]).status == 200
+    found = []
+    for blob in image.blobs:
+        reply = raw.request("GET", hub.url(image.blob_path(blob)))
+        assert reply.body == hub.content(blob)
+        found.append(reply.header("Cache-Status") or "")
+    return found
+
+
+def fill(hub: Hub, proxy: Pulltap, *images: Image) -> None:
+    """Pull, and wait until all of it is stored."""
+    for image in images:
+        pull(hub, proxy, image)
+        wait_until_stored(proxy, image.manifest, image.platform, *image.blobs)
+
+
+def small(hub: Hub, name: str, *sizes: int, seed: int = 0, index: bool = False) -> Image:
+    """An image of two small layers, unless other sizes are wanted; its bytes are no other's, unless a seed is given."""
+    seed = seed or zlib.crc32(name.encode())
+    return hub.push(f"library/{name}", sizes=sizes or (1000, 200_000), seed=seed, index=index)

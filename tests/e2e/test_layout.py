@@ -7,19 +7,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ..standin import ACCEPT, Blob, Hub, Image, watchful
-from .clients import Via
+from ..standin import Blob, Hub, Image, watchful
 from .clients.containerd import Containerd
 from .clients.containers import Skopeo
-from .clients.raw import Raw
 from .conftest import OTHER, Clients, StartProxy
 from .programs import environment, eventually, need, run
 from .proxies import BareProxy, Pulltap
-from .stores import wait_until_stored
+from .stores import indexed, pull, wait_until_stored
 
 WATCHFUL = ["-s", watchful.__file__]
 HIT, STORED = "pulltap; hit", "pulltap; fwd=miss; stored"
@@ -30,15 +27,9 @@ def name(image: Image, registry: str = "docker.io") -> str:
     return f"{registry}/{image.reference}"
 
 
-def entries(store: Path) -> dict[str, dict[str, Any]]:
-    """What index.json lists, by name."""
-    content = json.loads((store / "index.json").read_text())
-    return {entry["annotations"]["org.opencontainers.image.ref.name"]: entry for entry in content["manifests"]}
-
-
 def expect_listed(store: Path, *images: Image) -> None:
     """Those are listed, as soon as the upkeep has come to it."""
-    eventually(lambda: {name(image) for image in images} <= entries(store).keys(), "the images in index.json")
+    eventually(lambda: {name(image) for image in images} <= indexed(store).keys(), "the images in index.json")
 
 
 def path(store: Path, blob: Blob) -> Path:
@@ -51,21 +42,6 @@ def expect_copied(folder: Path, hub: Hub, image: Image) -> None:
         assert (folder / blob.digest.partition(":")[2]).read_bytes() == hub.content(blob)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["config"]["digest"] == image.config.digest
-
-
-def pull(hub: Hub, via: Via, image: Image) -> list[str]:
-    """Pull as clients do; where each blob came from."""
-    raw = Raw(via.port, via.ca)
-    assert raw.request("GET", hub.url(image.manifest_path), [ACCEPT]).status == 200
-    if image.platform != image.manifest:
-        by_digest = f"/v2/{image.repository}/manifests/{image.platform.digest}"
-        assert raw.request("GET", hub.url(by_digest), [ACCEPT]).status == 200
-    found = []
-    for blob in image.blobs:
-        reply = raw.request("GET", hub.url(image.blob_path(blob)))
-        assert reply.body == hub.content(blob)
-        found.append(reply.header("Cache-Status") or "")
-    return found
 
 
 # --- what real clients pulled ---
@@ -116,7 +92,7 @@ def skopeo(clients: Clients, filled: Filled) -> Skopeo:
 
 def test_what_was_pulled_is_listed_as_the_registry_has_it(filled: Filled) -> None:
     assert json.loads((filled.store / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
-    listed = entries(filled.store)
+    listed = indexed(filled.store)
     assert listed.keys() == {name(image) for image in filled.images.values()}
     for image in filled.images.values():
         entry = listed[name(image)]
@@ -245,18 +221,18 @@ def test_what_skopeo_wrote_into_the_index_stays(
     skopeo = clients.skopeo(bare_proxy)
     own, pulled = (hub.push(f"library/kept-{seed}", sizes=(1000,), seed=seed) for seed in (331, 332))
     skopeo.skopeo("copy", f"docker://{name(own)}", f"oci:{store}:of-my-own")
-    before = entries(store)
+    before = indexed(store)
     proxy = start_proxy({"registry_store": str(store)}, args=WATCHFUL)
     expect_used_as_it_is(hub, proxy, own)
     pull(hub, proxy, pulled)
     expect_listed(store, own, pulled)
-    assert entries(store)["of-my-own"] == before["of-my-own"]
+    assert indexed(store)["of-my-own"] == before["of-my-own"]
     # And the other way round: skopeo adds to what Pulltap wrote, while it runs.
     skopeo.skopeo("copy", f"docker://{name(own)}", f"oci:{store}:another-name")
     pull(hub, proxy, hub.small)
     expect_listed(store, own, pulled, hub.small)
     proxy.stop()
-    assert entries(store).keys() == {"of-my-own", "another-name", *(name(image) for image in (own, pulled, hub.small))}
+    assert indexed(store).keys() == {"of-my-own", "another-name", *(name(image) for image in (own, pulled, hub.small))}
     skopeo.skopeo("copy", f"oci:{store}:of-my-own", f"dir:{tmp_path}/copy")
     expect_copied(tmp_path / "copy", hub, own)
 
@@ -267,11 +243,11 @@ def test_a_proxy_that_ends_leaves_a_complete_index(hub: Hub, start_proxy: StartP
     pull(hub, proxy, image)
     wait_until_stored(proxy, *image.blobs)
     proxy.stop()
-    assert entries(proxy.store).keys() == {name(image)}
+    assert indexed(proxy.store).keys() == {name(image)}
     # One that is no longer whole is listed no longer.
     path(proxy.store, image.layers[0]).unlink()
     proxy.start()
-    eventually(lambda: not entries(proxy.store), "the end of its entry")
+    eventually(lambda: not indexed(proxy.store), "the end of its entry")
 
 
 def test_bytes_of_one_registry_are_not_given_in_the_name_of_another(
@@ -294,4 +270,4 @@ def test_bytes_of_one_registry_are_not_given_in_the_name_of_another(
         assert set(pull(home, proxy, image)) == {HIT}
         assert not home.blob_requests()
     names = {name(images[0]), name(images[1], OTHER.registry)}
-    eventually(lambda: entries(proxy.store).keys() == names, "both names in index.json")
+    eventually(lambda: indexed(proxy.store).keys() == names, "both names in index.json")
