@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import platform
 from collections.abc import Iterable
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from addon.parts import Parts
 from addon.registry.digest import Digest
 from addon.registry.reference import Reference
-from addon.ui.warming import ALL, FETCHED, STORED, Part, own_platform
+from addon.ui.warming import ALL, FETCHED, STORED, Part
 
 from ..doubles import HUB, digest_of
 from ..hub import Hub
@@ -36,6 +35,7 @@ async def test_an_image_of_one_platform(warm: Warm, hub: Hub, parts: Parts) -> N
         assert read(parts.store, digest_of(content)) == content
         assert parts.store.provenance.belongs(HUB, REPOSITORY, digest_of(content))
     assert warm.asked() == ["token", "manifests 3.20", *asked("blobs", CONFIG, BASE, LAYER)]
+    assert parts.verdicts.may_pull(HUB, REPOSITORY, "anonymous")
     # It is a whole image of the layout, which other programs can read.
     assert stored(parts, digest)
     parts.store.write_index()
@@ -43,13 +43,17 @@ async def test_an_image_of_one_platform(warm: Warm, hub: Hub, parts: Parts) -> N
     assert [each["digest"] for each in listed] == [str(digest)]
 
 
-async def test_the_second_time_the_manifest_alone_is_asked_for(warm: Warm, hub: Hub) -> None:
+async def test_the_second_time_the_manifest_alone_is_asked_for(warm: Warm, hub: Hub, parts: Parts) -> None:
     image(hub, "3.20", BASE)
     await warm(f"{NAME}:3.20")
     warm.asked()
     again = await warm(f"{NAME}:3.20")
     assert [(part.note, part.received) for part in again.parts] == [(STORED, 2), (STORED, 400)]
     assert again.fetched == 0
+    # That is a use like any other.
+    parts.store.flush()
+    uses = {entry.digest: entry.uses for entry in parts.store.inventory.entries()}
+    assert uses[digest_of(BASE)] == uses[digest_of(CONFIG)] == 1
     # The registry knows whether the tag has moved.
     assert warm.asked() == ["manifests 3.20"]
 
@@ -174,14 +178,16 @@ async def test_an_index_without_platforms(warm: Warm, hub: Hub) -> None:
 
 
 async def test_an_index_of_indexes(warm: Warm, hub: Hub) -> None:
-    image(hub, "amd64", b"amd64")
-    image(hub, "arm64", b"arm64")
-    content = {name: hub.blobs[REPOSITORY, name] for name in ("amd64", "arm64")}
-    below = index(linux_amd64=content["amd64"], linux_arm64=content["arm64"])
-    hub.push(REPOSITORY, below)
+    one, two = manifest(b"amd64"), manifest(b"arm64")
+    # The same manifest may stand twice.
+    below = index(linux_amd64=one, linux_arm64=two, linux_386=one)
+    for content in (below, one, two, CONFIG, b"amd64", b"arm64"):
+        hub.push(REPOSITORY, content)
     hub.tag(REPOSITORY, "latest", index(unknown_unknown=below))
     warmed = await warm(NAME, ALL)
-    assert {part.descriptor.digest for part in warmed.parts} == {digest_of(b) for b in (CONFIG, b"amd64", b"arm64")}
+    assert [part.descriptor.digest for part in warmed.parts] == [digest_of(b) for b in (CONFIG, b"amd64", b"arm64")]
+    manifests = [f"manifests {digest_of(content)}" for content in (below, one, two)]
+    assert warm.asked()[:5] == ["token", "manifests latest", *manifests]
 
 
 # Blobs that are there.
@@ -249,7 +255,6 @@ async def test_a_blob_that_turned_bad_is_fetched_anew(warm: Warm, hub: Hub, part
     assert [path.read_bytes() for path in parts.store.layout.quarantine.iterdir()] == [b"rotten" * 200]
 
 
-# Fills of others: see `test_warming_shared`.
 # What stands in the way.
 
 
@@ -376,22 +381,3 @@ async def test_the_token_service_gives_none(warm: Warm, hub: Hub, status: int, s
     image(hub, "latest", BASE)
     hub.token_status = status
     assert await warm.failing(NAME) == f"docker.io/library/alpine:latest: {said}"
-
-
-# Words.
-
-
-@pytest.mark.parametrize(
-    ("machine", "said"),
-    [
-        ("x86_64", "linux/amd64"),
-        ("aarch64", "linux/arm64"),
-        ("armv7l", "linux/arm/v7"),
-        ("armv6l", "linux/arm/v6"),
-        ("i686", "linux/386"),
-        ("s390x", "linux/s390x"),
-    ],
-)
-def test_the_platform_of_this_machine(monkeypatch: pytest.MonkeyPatch, machine: str, said: str) -> None:
-    monkeypatch.setattr(platform, "machine", lambda: machine)
-    assert own_platform() == said

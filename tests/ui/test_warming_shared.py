@@ -2,6 +2,8 @@
 
 import asyncio
 import errno
+import platform
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -11,12 +13,13 @@ from addon.registry.digest import Digest
 from addon.registry.manifest import Descriptor
 from addon.registry.reference import Reference
 from addon.store.errors import StoreError
+from addon.transfer import fill
 from addon.transfer.fills import Joined, Overtaken, Refused, Wanted
 from addon.transfer.source import Source
 from addon.ui import warming as module
-from addon.ui.warming import FETCHED, STORED, Part, Warmed, told
+from addon.ui.warming import FETCHED, STORED, Part, Warmed, own_platform, told
 
-from ..doubles import HUB, Question, digest_of
+from ..doubles import BOUND, HUB, Question, digest_of
 from ..others import Owner
 from ..store.blobs import read
 from .warmed import NAME, REPOSITORY, SlowHub, Start, Warm, asked, image, stored, until
@@ -43,7 +46,7 @@ async def half_way(warm: Warm, hub: SlowHub, name: str = "other/copy") -> tuple[
     question.send(LAYER[:500])
 
     def others_are_over() -> bool:
-        running = [fill.digest for fill in warm.parts.fills._running.values()]
+        running = [each.digest for each in warm.parts.fills._running.values()]
         return running == [digest_of(LAYER)] and all(stored(warm.parts, digest_of(blob)) for blob in (CONFIG, BASE))
 
     await until(others_are_over)
@@ -55,9 +58,9 @@ async def following(parts: Parts, followers: int = 1) -> None:
 
     def waiting() -> int:
         key = (HUB, digest_of(LAYER))
-        fill = parts.fills._active.get(key) or parts.fills._remote.get(key)
+        followed = parts.fills._active.get(key) or parts.fills._remote.get(key)
         # That is where an event keeps who waits for it.
-        return len(fill._changed._waiters) if fill else 0
+        return len(followed._changed._waiters) if followed else 0
 
     await until(lambda: waiting() >= followers)
 
@@ -263,6 +266,42 @@ async def test_a_manifest_that_cannot_be_written_down(
     assert read(parts.store, digest_of(LAYER)) == LAYER
 
 
+async def test_a_manifest_is_written_down_before_its_blobs_are_asked_for(
+    warm: Warm, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, begun, go_on = parts.store.put, threading.Event(), threading.Event()
+
+    def slowly(digest: Digest, content: bytes, registry: str) -> None:
+        begun.set()
+        assert go_on.wait(BOUND)
+        put(digest, content, registry)
+
+    monkeypatch.setattr(parts.store, "put", slowly)
+    warming = asyncio.create_task(warm(NAME))
+    await until(begun.is_set)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert warm.asked() == ["token", "manifests latest"]
+    go_on.set()
+    await warming
+
+
+async def test_a_large_blob_comes_in_segments(warm: Warm, hub: SlowHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fill, "LARGE", 800)
+    monkeypatch.setattr(fill, "SEGMENT", 400)
+    hub.hold(LAYER)
+    warming = asyncio.create_task(warm(NAME))
+    # The manifest told how long it is.
+    for number in range(3):
+        question = await hub.held()
+        start, _, last = question.request.headers["range"].removeprefix("bytes=").partition("-")
+        span = f"bytes {start}-{last}/1000"
+        piece = LAYER[int(start) : int(last) + 1]
+        assert int(start) == number * 400
+        question.answer(206, piece, Content_Range=span, Content_Length=str(len(piece)))
+    assert [part.note for part in (await warming).parts] == [FETCHED] * 3
+
+
 # Words.
 
 
@@ -285,3 +324,19 @@ def part(size: int, note: str) -> Part:
 def test_what_is_told_of_an_image(platforms: list[str], parts: list[Part], said: str) -> None:
     warmed = Warmed(Reference.parse("alpine:3.20"), platforms, parts)
     assert told(warmed) == f"docker.io/library/alpine:3.20{said}"
+
+
+@pytest.mark.parametrize(
+    ("machine", "said"),
+    [
+        ("x86_64", "linux/amd64"),
+        ("aarch64", "linux/arm64"),
+        ("armv7l", "linux/arm/v7"),
+        ("armv6l", "linux/arm/v6"),
+        ("i686", "linux/386"),
+        ("s390x", "linux/s390x"),
+    ],
+)
+def test_the_platform_of_this_machine(monkeypatch: pytest.MonkeyPatch, machine: str, said: str) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert own_platform() == said
