@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -207,8 +208,10 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_mitmproxy_listens_to_nobody_and_is_silent(
-    monkeypatch: pytest.MonkeyPatch, home: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, home: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    # As mitmproxy does it.
+    caplog.set_level(logging.DEBUG)
     made: list[dump.DumpMaster] = []
 
     def inside(master: dump.DumpMaster) -> None:
@@ -241,6 +244,8 @@ def test_mitmproxy_listens_to_nobody_and_is_silent(
     assert {"termlog_verbosity", "flow_detail"} <= set(master.options.keys())
     shown = [addon for addon in master.addons.chain if isinstance(addon, dumper.Dumper | termlog.TermLog)]
     assert len(shown) == 2
+    (flows,) = (addon for addon in shown if isinstance(addon, dumper.Dumper))
+    assert flows.outfp.name == os.devnull
     assert open_files() == files
     assert not [each for each in logging.getLogger().handlers if isinstance(each, module._Problems)]
 
