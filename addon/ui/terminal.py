@@ -7,6 +7,8 @@ from rich.text import Text
 
 from addon.ui.listing import size
 
+INTERRUPTED = 130
+"""The exit status after a Ctrl-C, as shells have it."""
 _WIDE = 1000
 """Columns of what is no terminal."""
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from addon.registry.reference import Reference
-from addon.ui.terminal import bars, console
+from addon.ui.terminal import INTERRUPTED, bars, console
 from addon.ui.warming import Part, WarmError, Warming, own_platform, told
 
 ADDON = Path(__file__).parents[1] / "main.py"
@@ -85,9 +85,11 @@ class _Errand:
 
     async def done(self) -> None:
         """Come to an end (mitmproxy's hook for that)."""
-        if self._task is not None:
+        if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+            self.status = INTERRUPTED
+            self.errors.print("stopped; what has come is kept")
 
     async def _run(self) -> None:
         try:

@@ -19,6 +19,7 @@ from addon.parts import Parts
 from addon.registry.manifest import Descriptor
 from addon.registry.reference import Reference
 from addon.ui import warm as module
+from addon.ui.terminal import INTERRUPTED
 from addon.ui.warming import FETCHED, STORED, Part
 
 from ..doubles import BOUND, digest_of, open_files
@@ -122,7 +123,7 @@ async def test_a_fault_of_ours_ends_it_as_well(
     assert not capsys.readouterr().out
 
 
-async def test_it_is_ended_before_it_is_through(parts: Parts, hub: SlowHub) -> None:
+async def test_it_is_ended_before_it_is_through(parts: Parts, hub: SlowHub, capsys: pytest.CaptureFixture[str]) -> None:
     image(hub, "latest", b"layer")
     hub.hold(b"layer")
     errand = Errand(parts, "alpine")
@@ -130,8 +131,9 @@ async def test_it_is_ended_before_it_is_through(parts: Parts, hub: SlowHub) -> N
     await hub.held()
     assert not errand.over
     await errand.addon.done()
-    assert (errand.over, errand.addon.status) == (True, 1)
+    assert (errand.over, errand.addon.status) == (True, INTERRUPTED)
     assert errand.addon._task is None
+    assert capsys.readouterr().err == "stopped; what has come is kept\n"
 
 
 async def test_it_is_ended_before_it_began(parts: Parts) -> None:
