@@ -42,6 +42,9 @@ def main(arguments: Sequence[str]) -> int:
         return USAGE
     except (ConfigError, StoreError) as e:
         errors.print(f"run.sh {chosen.command}: {e}")
+    except BrokenPipeError:
+        # Whoever read along has seen enough (head). Nor is Python to complain when it flushes in the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as e:
         where = f" ({e.filename})" if e.filename else ""
         errors.print(f"run.sh {chosen.command}: {e.strerror or e}{where}")

@@ -241,6 +241,8 @@ def _table(*heads: str) -> Table:
 
 def _json(content: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(content, indent=2) + "\n")
+    # What cannot be written is to be told as long as there is somebody to tell it.
+    sys.stdout.flush()
 
 
 def _parsed(text: str) -> int:
