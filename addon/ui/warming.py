@@ -152,7 +152,7 @@ class Warming:
             found = await self._manifest(str(todo.pop()))
             if not found.manifests:
                 leaves.append(found)
-            new = [each.digest for each in found.manifests if each.digest not in seen]
+            new = [digest for digest in dict.fromkeys(each.digest for each in found.manifests) if digest not in seen]
             seen.update(new)
             todo += reversed(new)
         return leaves
