@@ -157,15 +157,15 @@ class Pullthrough:
             raise NotStorable(self._parts.fills.trouble.reason)
         for _ in range(_MOST_TRIES):
             if held := self._held(target, digest):
-                if isinstance(held, BlobReader) and self._doubtful(flow, held, digest, whole=not wanted):
-                    held.close()
-                    await self._verifying.answer(digest)
-                    # It is verified now, or gone.
-                    continue
                 if not await self._may_read(flow, target, held, digest):
                     # Upstream says itself, to the client's own request, why not.
                     return None
                 if isinstance(held, BlobReader):
+                    if self._doubtful(flow, held, digest, whole=not wanted):
+                        held.close()
+                        await self._verifying.answer(digest)
+                        # It is verified now, or gone.
+                        continue
                     self._parts.store.inventory.used(digest)
                     self._parts.store.tally.add(Count.HITS)
                     return _Found(held, cache_status.HIT)
@@ -209,7 +209,8 @@ class Pullthrough:
     def _doubtful(self, flow: http.HTTPFlow, held: BlobReader, digest: Digest, *, whole: bool) -> bool:
         """Whether the bytes of a stored blob are to be compared with its digest before it is given to anybody."""
         doubted = flow.request.method == "GET" and self._doubts.about(_client(flow), digest, whole=whole)
-        return doubted or not held.verified
+        # Somebody else may have had it verified while upstream was asked who may read it.
+        return doubted or not (held.verified or self._parts.store.trusts(digest, held))
 
     def _was_given(self, flow: http.HTTPFlow, digest: Digest, body: StoredBody, *, whole: bool) -> None:
         """Take note of what a client got out of the store."""

@@ -128,6 +128,15 @@ class Store:
                 os.close(fd)
         return None
 
+    def trusts(self, digest: Digest, reader: BlobReader) -> bool:
+        """Whether what was opened is known by now to hold the blob.
+
+        Raises:
+            StoreError: the catalogue cannot be read.
+        """
+        status = reader.stat()
+        return self.inventory.is_verified(digest, Stamp(status.st_size, status.st_mtime_ns))
+
     def verify(self, digest: Digest, progress: Callable[[int], None] = lambda _: None) -> bool | None:
         """Read a stored blob, and compare its bytes with its digest; a bad one goes to quarantine.
 

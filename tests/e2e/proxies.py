@@ -1,13 +1,16 @@
 """The proxies under test: Pulltap as `./run.sh` starts it, and a bare mitmdump to compare with."""
 
+import contextlib
 import http.client
+import itertools
 import json
 import os
+import random
 import re
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -35,6 +38,8 @@ class Proxy:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.spawn: Callable[[Sequence[str], Mapping[str, str], Path], Daemon] = Daemon
+        """By which it is started."""
         self._hub = hub
         self._daemon: Daemon | None = None
         self._names: dict[str, str] = {}
@@ -63,7 +68,7 @@ class Proxy:
 
     def launch(self) -> None:
         """Start it, and do not wait for it."""
-        self._daemon = Daemon(self._command(), self._environment(), self._log)
+        self._daemon = self.spawn(self._command(), self._environment(), self._log)
 
     def start(self) -> None:
         """Start it, and wait until it serves."""
@@ -178,7 +183,6 @@ class Pulltap(Proxy):
         self.ca = folder / "trusted.pem"
         self.config = folder / "config.yaml"
         self._args = list(args)
-        self._skipped: list[str] = []
         self.configure({"registry_store": str(folder / "store"), **(options or {})}, registries)
         self.start()
 
@@ -193,12 +197,6 @@ class Pulltap(Proxy):
         content = yaml.safe_load(self.config.read_text())
         return Path(content["registry_store"])
 
-    def skip_run_sh(self) -> None:
-        """Start it from now on by the command that run.sh ended in, as one does who starts it two hundred times."""
-        command = Path(f"/proc/{self.pid}/cmdline")
-        if command.exists():
-            self._skipped = command.read_text().split("\0")[:-1]
-
     def configure(self, options: Mapping[str, object], registries: Mapping[str, object] | None = None) -> None:
         """Write the config anew; a running proxy sees it at its next start."""
         shipped = ROOT / "mitm-config.yaml"
@@ -209,7 +207,7 @@ class Pulltap(Proxy):
         self.config.write_text(yaml.safe_dump(content))
 
     def _command(self) -> list[str]:
-        return self._skipped or [
+        return [
             str(ROOT / "run.sh"),
             *("-p", str(self.port), "-s", str(REMAP)),
             *("--set", f"ssl_verify_upstream_trusted_ca={self._hub.ca}", *self._args),
@@ -232,8 +230,15 @@ class Pulltap(Proxy):
             return False
 
 
+# Below those that the system gives to whoever asks for none in particular, and those of programs; each of several test
+# runs side by side begins elsewhere.
+_PORTS = itertools.cycle(random.SystemRandom().sample(range(12_000, 30_000), 18_000))
+
+
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and that nobody else is given meanwhile."""
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("there is none")

@@ -154,11 +154,13 @@ def test_ranges(hub: Hub, raw: Raw, blob: Blob) -> None:
     assert (changed.status, changed.body) == (200, content)
 
 
-def test_an_empty_blob(hub: Hub, raw: Raw) -> None:
+def test_an_empty_blob(hub: Hub, proxy: Pulltap, raw: Raw) -> None:
     blob = hub.push_blob("library/raw", b"")
     for expected in ("pulltap; fwd=miss; stored", "pulltap; hit"):
         reply = raw.request("GET", url(hub, blob))
         assert (reply.status, status(reply), reply.body) == (200, expected, b"")
+        # Nothing of it could be held back until it was stored.
+        eventually((proxy.store / "blobs" / "sha256" / blob.digest.removeprefix("sha256:")).exists, "it is stored")
 
 
 def test_one_connection_serves_many_blobs(hub: Hub, raw: Raw, blob: Blob) -> None:

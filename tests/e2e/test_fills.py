@@ -37,8 +37,9 @@ def stored(proxy: Pulltap, blob: Blob) -> Path:
 
 
 def left(proxy: Pulltap) -> list[int]:
-    """The sizes of what lies in the ingest folder."""
-    return [path.stat().st_size for path in (proxy.store / "pulltap" / "ingest").iterdir()]
+    """The sizes of what lies in the ingest folder, beside the leases."""
+    folder = proxy.store / "pulltap" / "ingest"
+    return [path.stat().st_size for path in folder.iterdir() if not path.name.endswith(".lease")]
 
 
 def asked_ranges(hub: Hub) -> list[str | None]:
