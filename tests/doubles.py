@@ -32,7 +32,14 @@ def digest_of(content: bytes, algorithm: str = "sha256") -> Digest:
 
 def settings(**changes: object) -> Settings:
     """The settings as they are where nobody says otherwise, but for `changes` of the options of `parse`."""
-    usual = {"hosts": [HUB, "ghcr.io"], "store": "", "max_size": 1 << 30, "min_free": 0, "access": "check", "docker_config": ""}
+    usual = {
+        "hosts": [HUB, "ghcr.io"],
+        "store": "",
+        "max_size": 1 << 30,
+        "min_free": 0,
+        "access": "check",
+        "docker_config": "",
+    }
     usual |= {"max_fills": 8, "fill_connections": 4, "access_grace": 3600, "clients": [], "registries": {}}
     return parse(**{**usual, **changes})  # type: ignore[arg-type]
 
