@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from mitmproxy import ctx, options
 from mitmproxy.addons import dumper, termlog
 from mitmproxy.tools import cmdline, dump
 from mitmproxy.tools import main as tools
-from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from addon.registry.reference import Reference
@@ -47,7 +47,7 @@ def run(chosen: argparse.Namespace, passed_on: Sequence[str]) -> int:
 
     home = os.environ["PULLTAP_HOME"]
     arguments = ["--no-server", "--set", f"confdir={home}", "-s", str(ADDON), *passed_on]
-    problems = _Problems(errand.errors)
+    problems = _Problems(errand)
     logging.getLogger().addHandler(problems)
     try:
         with Path(os.devnull).open("w") as nowhere:
@@ -60,12 +60,14 @@ def run(chosen: argparse.Namespace, passed_on: Sequence[str]) -> int:
 class _Problems(logging.Handler):
     """Shows what Pulltap and mitmproxy warn of."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, errand: "_Errand") -> None:
         super().__init__(logging.WARNING)
-        self._console = console
+        self._errand = errand
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(self.format(record))
+        # What becomes of the fills when somebody stops them is known to who did so.
+        if self._errand.status != INTERRUPTED:
+            self._errand.errors.print(self.format(record))
 
 
 class _Errand:
@@ -75,21 +77,30 @@ class _Errand:
         self.status = 1
         self.out = console()
         self.errors = console(stderr=True)
+        if self.out.is_terminal and self.errors.is_terminal:
+            # Only what goes the same way as the bars goes above them, and not between them.
+            self.errors = self.out
         self._references = references
         self._platforms = platforms
         self._task: asyncio.Task[None] | None = None
 
     def running(self) -> None:
         """Begin (mitmproxy's hook for the end of the start)."""
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            # In the place of mitmproxy's own handler, which would break the fills under those who wait for them.
+            asyncio.get_running_loop().add_signal_handler(signum, self._stop)
         self._task = asyncio.create_task(self._run(), name="warm")
 
     async def done(self) -> None:
         """Come to an end (mitmproxy's hook for that)."""
         if self._task is not None and not self._task.done():
-            self._task.cancel()
+            self._stop()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def _stop(self) -> None:
+        if self._task is not None:
             self.status = INTERRUPTED
-            self.errors.print("stopped; what has come is kept")
+            self._task.cancel()
 
     async def _run(self) -> None:
         try:
@@ -106,6 +117,9 @@ class _Errand:
                         continue
                 self.out.print(told(warmed))
             self.status = 1 if failed else 0
+        except asyncio.CancelledError:
+            self.errors.print("stopped; what has come is kept")
+            raise
         finally:
             self._task = None
             ctx.master.shutdown()
