@@ -85,6 +85,7 @@ class Soak:
         self.book = self._crowd.book
         self._evicted_before = 0
         """By the second proxy, before it was killed."""
+        self._cpu_of_killed = 0.0
         self._cpu = self._used()
         self._began = self._looked = time.monotonic()
 
@@ -187,6 +188,7 @@ class Soak:
         """As a crash does it."""
         if self._second_runs:
             self._evicted_before += self._evicted_by_second()
+            self._cpu_of_killed += _cpu(self._second.pid)
             self._second_runs = False
             self._second.stop(signal.SIGKILL)
             (self._second.home / NAME).unlink()
@@ -207,14 +209,10 @@ class Soak:
         return int(sample.more["evicted"])
 
     def _used(self) -> float:
-        """CPU seconds of this process and the proxies that run."""
+        """CPU seconds of this process and the proxies."""
         own = resource.getrusage(resource.RUSAGE_SELF)
-        total = own.ru_utime + own.ru_stime
-        for proxy in self._proxies:
-            if proxy is self.first or self._second_runs:
-                fields = Path(f"/proc/{proxy.pid}/stat").read_text().rpartition(")")[2].split()
-                total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        return total
+        total = own.ru_utime + own.ru_stime + self._cpu_of_killed + _cpu(self.first.pid)
+        return total + _cpu(self._second.pid) if self._second_runs else total
 
     # What came of it.
 
@@ -244,6 +242,12 @@ class Soak:
             "longest waits for a head: " + ", ".join(f"{took:.1f} s ({what})" for took, what in self.book.longest),
             f"warnings: {', '.join(f'{text} {count:,}' for text, count in end.more['warnings'].items())}",
         ]
+
+
+def _cpu(pid: int) -> float:
+    """CPU seconds of a process that runs."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _images(hub: Hub) -> Sequence[Image]:
@@ -293,8 +297,9 @@ def report(soak: Soak, rests: tuple[Sample, Sample] | None, happened: list[str],
     lines = judge(*rests, soak.samples, LIMIT) if rests else []
     if rests:
         say(markdown(lines))
-        grows = grown(*rests)
-        say("\nobjects that are more: " + (", ".join(grows) or "none"))
+        say("\nobjects that are more: " + (", ".join(grown(*rests)) or "none"))
+        for line in grown(*rests, "lines"):
+            say(f"bytes that are more, by where they were allocated:\n{line}")
     say("\n" + "\n".join(f"- {text}" for text in happened))
     if file:
         samples = [sample.as_json() for sample in soak.samples]

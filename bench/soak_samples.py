@@ -231,9 +231,9 @@ def markdown(lines: Sequence[Line]) -> str:
     return "\n".join([*head, *rows])
 
 
-def grown(start: Sample, end: Sample, most: int = 12) -> list[str]:
-    """Which kinds of objects are more at the end, those first that grew most."""
-    before, after = start.more.get("kinds", {}), end.more.get("kinds", {})
+def grown(start: Sample, end: Sample, what: str = "kinds", most: int = 12) -> list[str]:
+    """Of which kinds of objects there are more at the end, or which lines hold more bytes; the first one grew most."""
+    before, after = start.more.get(what, {}), end.more.get(what, {})
     more = {kind: count - before.get(kind, 0) for kind, count in after.items() if kind in before}
     first = sorted(more.items(), key=lambda each: -each[1])[:most]
     return [f"{kind} {count:+,}" for kind, count in first if count > 0]
