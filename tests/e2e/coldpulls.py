@@ -152,10 +152,13 @@ class Shelf:
         """See to it that all blobs are stored and right, and that nothing is left of how they came."""
         with contextlib.suppress(TimeoutError):
             eventually(lambda: not list(self.ingests.iterdir()), "an empty folder of ingests")
-        assert not {path.name: path.stat().st_size for path in self.ingests.iterdir()}
-        assert not self.bad()
-        assert all(self.path(blob).exists() for each in goods for blob in each.blobs)
-        assert not list((self.ours / "quarantine").iterdir())
+        left = {path.name: path.stat().st_size for path in self.ingests.iterdir()}
+        assert not left, f"left in the folder of ingests: {left}"
+        assert not self.bad(), self.bad()
+        missing = [blob for each in goods for blob in each.blobs if not self.path(blob).exists()]
+        assert not missing, f"not stored: {missing}"
+        aside = list((self.ours / "quarantine").iterdir())
+        assert not aside, f"in quarantine: {aside}"
 
     def clear(self) -> None:
         """Take all blobs away, so that the next pull is a cold one."""

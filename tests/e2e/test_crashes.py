@@ -13,6 +13,7 @@ from ..standin import Blob, Hub
 from .clients.raw import Raw
 from .coldpulls import KIB, LARGE, MIB, Goods, Shelf
 from .conftest import StartProxy
+from .forks import Zygote
 from .programs import BOUND
 from .proxies import Pulltap
 
@@ -30,7 +31,6 @@ class Lane:
     """One proxy and its store, from one kill to the next."""
 
     def __init__(self, name: str, hub: Hub, proxy: Pulltap) -> None:
-        proxy.skip_run_sh()
         self.seen: Counter[str] = Counter()
         """How many kills there were, what they hit, and what came of that."""
         self._random = random.Random(f"{SEED} {name}")
@@ -47,7 +47,7 @@ class Lane:
     def run(self, kills: int, failed: threading.Event) -> Counter[str]:
         """Kill the proxy so many times, unless another lane has failed; it runs in the end."""
         try:
-            with ThreadPoolExecutor(8) as pool:
+            with ThreadPoolExecutor(8) as pool, Zygote(self._proxy):
                 self._proxy.kill()
                 while self.seen["kills"] < kills and not failed.is_set():
                     (moment,) = self._random.choices(list(MOMENTS), list(MOMENTS.values()))
