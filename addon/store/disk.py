@@ -333,15 +333,13 @@ class Store:
             OSError: that does not work.
         """
         probe = self.layout.ingests / f"probe.{uuid.uuid4().hex}"
-        try:
-            with probe.open("xb") as file:
-                file.write(bytes(size))
-                file.flush()
-                if sync:
-                    os.fsync(file.fileno())
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                probe.unlink()
+        with probe.open("xb") as file:
+            # At once, so that whoever is killed here leaves nothing that would count as what is left of a fill.
+            probe.unlink(missing_ok=True)
+            file.write(bytes(size))
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
 
     def close(self) -> None:
         """Close what is open."""
