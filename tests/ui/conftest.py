@@ -1,5 +1,6 @@
-"""What the tests of pulls into the store share."""
+"""What the tests of pulls into the store, and of its commands, share."""
 
+import argparse
 import gc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -7,10 +8,14 @@ from pathlib import Path
 import pytest
 
 from addon.parts import Parts
+from addon.store.disk import Store
 from addon.transfer import fill, fills
+from addon.ui import store_cli
 
-from ..doubles import FakeUpstream, mitmproxy_with, nothing_left
+from ..doubles import FakeUpstream, mitmproxy_with, nothing_left, settings
 from ..hub import parts_with
+from ..store.pulled import Pulls
+from .commanded import Done, Run
 from .warmed import SlowHub, Start, Warm
 
 
@@ -60,3 +65,30 @@ def parts(start: Start) -> Parts:
 @pytest.fixture
 def warm(hub: SlowHub, parts: Parts) -> Warm:
     return Warm(hub, parts)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """The store as a proxy has it open."""
+    store = Store(tmp_path / "store")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def pulls(store: Store) -> Pulls:
+    return Pulls(store)
+
+
+@pytest.fixture
+def run(store: Store, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command beside that proxy."""
+
+    def run(*words: str, **changes: object) -> Done:
+        parser = argparse.ArgumentParser()
+        store_cli.add_to(parser.add_subparsers())
+        usual = {"store": str(store.root)}
+        status = store_cli.run(parser.parse_args(["store", *words]), settings(**{**usual, **changes}))
+        return Done(status, capsys.readouterr().out.splitlines())
+
+    return run

@@ -1,8 +1,6 @@
 """What is in a store, as its commands list it."""
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -20,18 +18,6 @@ AMD = manifest(b"base", b"for amd64", config=b"amd64")
 ARM = manifest(b"base", b"for arm64", config=b"arm64")
 BOTH = {"linux_amd64": AMD, "linux_arm64": ARM}
 DAY = 24 * 3600
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "store")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def pulls(store: Store) -> Pulls:
-    return Pulls(store)
 
 
 def pull_both(pulls: Pulls) -> Digest:

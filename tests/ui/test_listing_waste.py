@@ -17,18 +17,6 @@ from ..store.blobs import ORIGIN, digest_of, put, read
 from ..store.pulled import Pulls, theirs
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "store")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def pulls(store: Store) -> Pulls:
-    return Pulls(store)
-
-
 def collect(store: Store, to: int | None = None, *, unreferenced: bool = False) -> tuple[int, int]:
     return listing.collect(store, listing.waste(store, to, unreferenced=unreferenced))
 
