@@ -154,7 +154,7 @@ def _write_new(path: Path, text: str) -> None:
     _check_no_link(path)
     if path.exists() and path.stat().st_size:
         return
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = open_file(path, os.O_WRONLY | os.O_CREAT)
     try:
         os.write(fd, text.encode())
     except OSError:

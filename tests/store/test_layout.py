@@ -260,6 +260,17 @@ def test_of_what_a_power_cut_left_the_name_the_text_comes_again(tmp_path: Path, 
     assert (tmp_path / name).read_bytes() == content
 
 
+@pytest.mark.parametrize("name", ["oci-layout", "index.json"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    Store(tmp_path).close()
+    before = open_files()
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(StoreError, match="cannot use .* as store: No such device"):
+        Store(tmp_path)
+    assert open_files() == before
+
+
 # Files.
 
 
