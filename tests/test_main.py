@@ -17,6 +17,7 @@ from addon.main import Pulltap
 from addon.parts import Parts
 from addon.passthrough import Passthrough
 from addon.pullthrough import Pullthrough
+from addon.store.errors import StoreError
 from addon.transfer.gate import Gate
 from addon.transfer.kept import Redaction
 from addon.transfer.stream import StreamLayers
@@ -24,7 +25,7 @@ from addon.ui.commands import Commands
 from addon.ui.options import OPTIONS
 from addon.ui.pages import Pages
 
-from .doubles import mitmproxy_with, nothing_left
+from .doubles import BOUND, mitmproxy_with, nothing_left
 
 Load = Callable[..., tuple[Pulltap, taddons.context]]
 HOOKS = [Gate, StreamLayers, Pages, Passthrough, Pullthrough, Redaction, Commands]
@@ -205,7 +206,12 @@ async def test_a_good_value_makes_new_parts(load: Load, tmp_path: Path) -> None:
     assert changed.settings.access == "trust"
     assert [type(addon) for addon in pulltap.addons] == HOOKS
     assert pulltap.addons[4]._parts is changed  # type: ignore[attr-defined]
-    await parts.close()
+    # The old ones are closed in the end: fills under way are theirs.
+    assert parts.store.inventory.entries() == []
+    await pulltap.done()
+    for each in (parts, changed):
+        with pytest.raises(StoreError, match="closed"):
+            each.store.inventory.entries()
 
 
 async def test_other_options_are_no_business_of_ours(load: Load) -> None:
@@ -231,12 +237,10 @@ async def test_the_hooks_that_are_asked_are_those_of_the_newest_parts(
     flow.live = False
     watch("old")
     await context.master.addons.trigger_event(HttpRequestHook(flow))
-    old = parts_of(pulltap)
     context.options.update(registry_access="trust")
     watch("new")
     await context.master.addons.trigger_event(HttpRequestHook(flow))
     assert asked == ["old", "new"]
-    await old.close()
 
 
 async def test_the_end_closes_the_parts(load: Load) -> None:
@@ -254,3 +258,89 @@ async def test_the_end_closes_the_parts(load: Load) -> None:
     assert closed.is_set()
     pulltap._parts = None
     await pulltap.done()
+
+
+# What goes on beside the hooks.
+
+
+def upkeeps() -> int:
+    return sum(task.get_name() == "upkeep of the store" for task in asyncio.all_tasks())
+
+
+async def test_the_store_is_kept_up_from_the_start_to_the_end(load: Load, tmp_path: Path) -> None:
+    pulltap, context = load()
+    assert upkeeps() == 0
+    pulltap.running()
+    assert upkeeps() == 1
+    old = parts_of(pulltap)
+    context.options.update(registry_store=str(tmp_path / "elsewhere"))
+    assert old.upkeep._task
+    # Of two, only the new one goes on.
+    await asyncio.wait([old.upkeep._task], timeout=BOUND)
+    assert upkeeps() == 1
+    await pulltap.done()
+    assert upkeeps() == 0
+
+
+async def test_where_the_start_fails_nothing_is_kept_up(load: Load, caplog: pytest.LogCaptureFixture) -> None:
+    pulltap, _ = load("conection_strategy: lazy\n")
+    pulltap.running()
+    assert errors(caplog)
+    assert upkeeps() == 0
+
+
+async def test_commands_work_on_what_is_in_use(load: Load) -> None:
+    pulltap, context = load()
+    assert pulltap.in_use() is parts_of(pulltap)
+    assert context.master.commands.execute("registry.stats")[1] == (
+        "limit           50.0 GiB, and 1.0 GiB of the disk stay free"
+    )
+    context.options.update(registry_store_max_size="7g")
+    assert pulltap.in_use() is parts_of(pulltap)
+    assert context.master.commands.execute("registry.stats")[1].startswith("limit           7.0 GiB")
+
+
+async def test_without_parts_they_say_so(load: Load, caplog: pytest.LogCaptureFixture) -> None:
+    pulltap, context = load("registry_store: /dev/null\n")
+    assert errors(caplog)
+    for line in ("registry.stats", "registry.gc"):
+        with pytest.raises(exceptions.CommandError, match="Pulltap has not started"):
+            context.master.commands.execute(line)
+    with pytest.raises(exceptions.CommandError):
+        pulltap.in_use()
+
+
+async def test_what_a_command_has_under_way_ends_while_there_is_a_store(
+    load: Load, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pulltap, context = load()
+    caplog.set_level(logging.INFO)
+    order: list[str] = []
+    parts = parts_of(pulltap)
+    close = parts.store.close
+
+    async def forever(*_: object) -> str:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            order.append("command")
+        return ""
+
+    def closed() -> None:
+        order.append("store")
+        close()
+
+    monkeypatch.setattr(parts.store, "close", closed)
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "to_thread", forever)
+        context.master.commands.execute("registry.verify")
+    await pulltap.done()
+    assert order == ["command", "store"]
+    assert not errors(caplog)
+
+
+@pytest.mark.parametrize("tool", ["web_port: 8082", "console_mouse: false", "keepserving: true"])
+async def test_one_file_serves_all_of_mitmproxys_tools(load: Load, caplog: pytest.LogCaptureFixture, tool: str) -> None:
+    pulltap, _ = load(f"{tool}\n")
+    pulltap.running()
+    assert not errors(caplog)
