@@ -266,7 +266,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
     before = open_files()
     (tmp_path / name).unlink()
     os.mkfifo(tmp_path / name)
-    with pytest.raises(StoreError, match="cannot use .* as store: No such device"):
+    with pytest.raises(StoreError, match=r"cannot use .* as store: No such device"):
         Store(tmp_path)
     assert open_files() == before
 
