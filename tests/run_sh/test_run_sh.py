@@ -105,7 +105,8 @@ def test_runs_through_links_from_any_folder(checkout: Checkout) -> None:
 
 
 def test_test_checks_everything_and_fails_if_anything_did(checkout: Checkout) -> None:
-    steps = ["ruff", "[check]", "ruff", "[format]", "[--check]", "mypy", "pytest"]
+    side_by_side = ["[-n]", "[2]", "[--dist]", "[worksteal]"]
+    steps = ["ruff", "[check]", "ruff", "[format]", "[--check]", "mypy", "pytest", *side_by_side]
     assert checkout.output("test") == steps
     Path(f"{checkout.log}.ruff.fail").touch()
     done = checkout.run("test")
