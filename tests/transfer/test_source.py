@@ -333,3 +333,33 @@ async def test_a_head_is_asked_of_the_registry_itself(grants: Grants) -> None:
     assert question.request.host == HUB
     question.answer(200)
     await heading
+
+
+# A manifest, for whoever wants it without being a client.
+
+
+async def test_a_manifest_is_asked_for_as_what_is_accepted(grants: Grants) -> None:
+    source = Source(grants, own(), "/v2/library/alpine/manifests/latest")
+    asking = asyncio.create_task(source.manifest("application/x, application/y"))
+    question = await source.upstream.question()
+    request = question.request
+    assert (request.method, request.path) == ("GET", "/v2/library/alpine/manifests/latest")
+    assert (request.headers["Accept"], request.headers["Accept-Encoding"]) == (
+        "application/x, application/y",
+        "identity",
+    )
+    assert request.headers["Authorization"] == "Bearer of the client"
+    assert question.purpose == "pulltap: manifest library/alpine latest"
+    question.answer(200, b"{}")
+    answer = await asking
+    assert (answer.status_code, answer.content) == (200, b"{}")
+
+
+async def test_a_manifest_with_a_token_that_was_refused(grants: Grants, service: Tokening) -> None:
+    path = "/v2/library/alpine/manifests/latest"
+    source = Source(grants, Grant("Bearer old", "anonymous", injected=True), path)
+    asking = asyncio.create_task(source.manifest("*/*"))
+    (await source.upstream.question()).answer(401, Www_Authenticate=CHALLENGE)
+    (await source.upstream.question(1)).answer(200)
+    assert (await asking).status_code == 200
+    assert service.given == 2
