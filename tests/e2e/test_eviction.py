@@ -141,6 +141,9 @@ def test_what_is_read_or_on_its_way_stays(hub: Hub, start_proxy: StartProxy) -> 
     with watched(lambda: at_least(proxy.store)) as seen:
         for image in images(hub, "pushing", 6, 5 * MIB):
             fill(hub, proxy, image)
+            for _ in range(3):
+                # So that what is read would be the first to go.
+                pull(hub, proxy, image)
         assert stored(proxy, read.layers[0]).exists()
         fault.release.set()
         assert start + growing.rest().body == hub.content(coming.layers[0])
