@@ -114,11 +114,10 @@ def _ls(store: Store, out: Console, *, blobs: bool, as_json: bool) -> int:
 
 
 def _verify(store: Store, out: Console, names: list[str]) -> int:
-    entries = {entry.digest: entry for entry in store.inventory.entries()}
     chosen = listing.digests(store, names)
     bad, unread, gone = list[Digest](), list[str](), 0
     with bars(out) as progress:
-        task = progress.add_task("verify", total=sum(entries[digest].size for digest in chosen))
+        task = progress.add_task("verify", total=store.inventory.size_of(chosen))
         for digest in chosen:
             try:
                 good = store.verify(digest, lambda count: progress.advance(task, count))

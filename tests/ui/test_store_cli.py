@@ -1,6 +1,7 @@
 """`./run.sh store …`: what each action shows, does and returns; all but those that remove."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from addon.registry.digest import Digest
 from addon.store.disk import Store
+from addon.ui import listing
 
 from ..store.blobs import digest_of, put
 from ..store.pulled import Pulls, manifest
@@ -158,6 +160,18 @@ def test_what_goes_meanwhile_is_not_bad(run: Run, store: Store, monkeypatch: pyt
 
     monkeypatch.setattr(Store, "verify", taking)
     assert run("verify") == Done(0, ["0 blobs, all good, 2 went meanwhile"])
+
+
+def test_what_comes_meanwhile_is_verified_as_well(run: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store, b"one")
+    usual = listing.digests
+
+    def late(beside: Store, names: Collection[str]) -> list[Digest]:
+        put(store, b"two")
+        return usual(beside, names)
+
+    monkeypatch.setattr(listing, "digests", late)
+    assert run("verify") == Done(0, ["2 blobs, all good"])
 
 
 # Numbers, and pins.
