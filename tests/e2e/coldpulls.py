@@ -18,9 +18,9 @@ from .clients.raw import Raw
 from .programs import eventually
 
 KIB, MIB = 1024, 1024 * 1024
-_LOCKS = Path("/proc/locks")
 LARGE = 34 * MIB
 """Bytes of a layer that is fetched over several connections."""
+_LOCKS = Path("/proc/locks")
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,7 @@ class Shelf:
 
     def untidy(self) -> list[str]:
         """What only a fill under way has in the folder of ingests, or one whose proxy was killed."""
-        found = [path for path in self.ingests.glob("*") if path.name.endswith((LEASE, HOLES))]
-        # One that was just being made has to wait for a while, until everybody knows that nobody is at it.
-        return [path.name for path in found if path.name.endswith(HOLES) or path.stat().st_size]
+        return [name for name in self._left() if name.endswith((LEASE, HOLES))]
 
     def owners(self) -> set[int]:
         """The processes that have a lease, where the system tells."""

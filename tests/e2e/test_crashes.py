@@ -14,7 +14,7 @@ from .clients.raw import Raw
 from .coldpulls import KIB, LARGE, MIB, Goods, Shelf
 from .conftest import StartProxy
 from .forks import Zygote
-from .programs import BOUND
+from .programs import BOUND, eventually
 from .proxies import Pulltap
 
 KILLS = 200
@@ -69,7 +69,7 @@ class Lane:
         began = time.monotonic()
         self._proxy.start()
         self._start_takes = time.monotonic() - began
-        assert not self._shelf.untidy(), "a start tidies up"
+        eventually(lambda: not self._shelf.untidy(), "a tidy folder of ingests")
         kept = {blob: size for blob in self._goods.blobs if (size := self._shelf.kept(blob))}
         asked = {blob: len(self._goods.asked(blob)) for blob in kept}
         began = time.monotonic()

@@ -16,6 +16,7 @@ import pytest
 
 from addon.registry.digest import Digest
 from addon.store.disk import Store
+from addon.store.ingest import LEASE
 
 from ..standin import Hub
 from .clients.raw import Raw
@@ -132,6 +133,7 @@ def fill_again(store: Store, goods: Goods) -> Counter[str]:
     return seen
 
 
+@pytest.mark.slow
 def test_what_a_power_cut_leaves_is_whole_and_goes_on(
     power: Disk, hub: Hub, start_proxy: StartProxy, rebooted: None, tmp_path: Path
 ) -> None:
@@ -148,7 +150,7 @@ def test_what_a_power_cut_leaves_is_whole_and_goes_on(
             with power.after(moment.image) as root:
                 shelf = Shelf(root / "store")
                 assert not shelf.bad()
-                for lease in shelf.ingests.glob("*.lease"):
+                for lease in shelf.ingests.glob(f"*{LEASE}"):
                     # No machine starts within the minute in which such a lease may be one that is just being made.
                     os.utime(lease, (0, 0))
                     seen["leases"] += 1
