@@ -126,7 +126,6 @@ class Parts:
             if content and not self.fills.trouble.reason:
                 self.store.put(descriptor.digest, content, target.identity)
             self.store.images.saw(target.identity, target.route.repository, target.route.reference, descriptor)
-            self.upkeep.changed()
 
         if self.fills.trouble.stuck:
             # The thread would be, too.

@@ -67,6 +67,7 @@ class Store:
         self.images = Images(self.layout, self._catalog)
         self.tally = Tally(self._catalog)
         self.room = Room(self.layout, self.inventory, limits or Limits(), self.images.pinned)
+        self._indexed = self.changes
 
     def restore(self) -> None:
         """Make the store anew, where somebody has removed it, or a part of it, while it is in use.
@@ -307,6 +308,11 @@ class Store:
         found = {digest: (status.st_size, status.st_mtime) for digest, status in self.layout.stored()}
         self.inventory.reconcile(found, since)
 
+    @property
+    def changes(self) -> int:
+        """Grows with each change in this process by which ``index.json`` may come to say something else."""
+        return self.inventory.changes + self.images.changes
+
     def write_index(self) -> bool:
         """Make ``index.json`` say which images are whole; True where it changed.
 
@@ -314,8 +320,11 @@ class Store:
             StoreError: the catalogue cannot be used.
             OSError: the disk failed.
         """
+        indexed = self.changes
         stored = self.inventory.digests()
-        return self.images.write_index(lambda digest: str(digest) in stored)
+        changed = self.images.write_index(lambda digest: str(digest) in stored)
+        self._indexed = indexed
+        return changed
 
     def flush(self) -> None:
         """Write down what was used and counted.
@@ -345,5 +354,6 @@ class Store:
         """Close what is open."""
         with contextlib.suppress(StoreError, OSError):
             self.flush()
-            self.write_index()
+            if self.changes != self._indexed:
+                self.write_index()
         self._catalog.close()

@@ -88,6 +88,8 @@ class Images:
         self._layout = layout
         self._catalog = catalog
         self._clock = clock
+        self.changes = 0
+        """How often a tag came, went or moved in this process."""
         self._parsed: LRUCache[Digest, Manifest] = LRUCache(_REMEMBERED)
         self._lock = Lock()
 
@@ -95,15 +97,17 @@ class Images:
 
     def saw(self, registry: str, repository: str, reference: str, descriptor: Descriptor) -> None:
         """A registry just said that this is what a tag, or a digest, stands for."""
+        key = (registry, repository, reference)
+        told = (str(descriptor.digest), descriptor.media_type, descriptor.size)
+        query = "SELECT digest, media_type, size FROM tags WHERE registry = ? AND repository = ? AND reference = ?"
         with self._catalog.writing() as db:
+            before = db.execute(query, key).fetchone()
             db.execute(
                 "INSERT OR REPLACE INTO tags (registry, repository, reference, digest, media_type, size, seen)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    *(registry, repository, reference),
-                    *(str(descriptor.digest), descriptor.media_type, descriptor.size, self._clock()),
-                ),
+                (*key, *told, self._clock()),
             )
+        self._changed(before != told)
 
     def forget(self, images: Iterable[Image]) -> None:
         """These are known no longer, nor are the manifests within them that passed by their digests."""
@@ -114,6 +118,7 @@ class Images:
         ]
         with self._catalog.writing() as db:
             db.executemany("DELETE FROM tags WHERE registry = ? AND repository = ? AND reference = ?", keys)
+        self._changed(len(keys))
 
     def all(self) -> list[Image]:
         """All that passed, by name; what passed by its digest, and is part of another, goes without saying."""
@@ -161,7 +166,13 @@ class Images:
                 "DELETE FROM tags WHERE seen < ? AND digest NOT IN (SELECT digest FROM blobs)",
                 (self._clock() - _KEPT_SECONDS,),
             ).rowcount
+        self._changed(gone)
         return int(gone)
+
+    def _changed(self, count: int) -> None:
+        """So many tags came, went or moved, which others can see by now."""
+        with self._lock:
+            self.changes += count
 
     # What it consists of.
 

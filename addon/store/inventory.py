@@ -91,7 +91,7 @@ class Inventory:
             StoreError: it could not be written down.
         """
         with self._lock:
-            self.changes += self._stamps.get(digest) != stamp
+            new = self._stamps.get(digest) != stamp
             self._stamps[digest] = stamp
         now = self._clock()
         with self._catalog.writing() as db:
@@ -100,6 +100,7 @@ class Inventory:
                 " SET size = excluded.size, changed = excluded.changed, verified = excluded.verified",
                 (str(digest), stamp.size, stamp.changed, now, now, self._first_priority(db, stamp.size), now),
             )
+        self._changed(new)
 
     def used(self, digest: Digest) -> None:
         """The blob was given to somebody; written down by the next `flush`."""
@@ -139,6 +140,7 @@ class Inventory:
         self._forget(gone)
         with self._catalog.writing() as db:
             db.executemany("DELETE FROM blobs WHERE digest = ?", [(str(digest),) for digest in gone])
+        self._changed(len(gone))
 
     def evicted(self, entries: Collection[Entry]) -> None:
         """These had to go to make room, so that what is left is older than it was."""
@@ -154,13 +156,18 @@ class Inventory:
                 " ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
                 (_AGE, max(entry.priority for entry in entries)),
             )
+        self._changed(len(gone))
 
     def _forget(self, digests: Iterable[Digest]) -> None:
         with self._lock:
-            self.changes += 1
             for digest in digests:
                 self._stamps.pop(digest, None)
                 self._pending.pop(digest, None)
+
+    def _changed(self, count: int) -> None:
+        """So many blobs came or went, which others can see by now."""
+        with self._lock:
+            self.changes += count
 
     def reconcile(self, found: Mapping[Digest, tuple[int, float]], since: float) -> None:
         """Take in what is stored without a row, and drop the rows of what is stored no longer.
@@ -182,6 +189,7 @@ class Inventory:
             ]
             db.executemany(f"{_INSERT} ON CONFLICT DO NOTHING", strange)
             db.executemany("DELETE FROM blobs WHERE digest = ? AND verified < ?", gone)
+        self._changed(len(strange) + len(gone))
 
     def digests(self) -> set[str]:
         """All that is stored."""

@@ -87,9 +87,9 @@ class Upkeep:
                     reconciled, self._dirty = time.monotonic(), True
                     self._passed_over = set()
                     work += [self._store.reconcile, self._tidy]
-                blobs = self._store.inventory.changes
-                if (self._dirty or blobs != looked_at) and time.monotonic() >= index_from:
-                    self._dirty, looked_at = False, blobs
+                changes = self._store.changes
+                if (self._dirty or changes != looked_at) and time.monotonic() >= index_from:
+                    self._dirty, looked_at = False, changes
                     work.append(self._store.write_index)
                 for each in work:
                     began = time.monotonic()
