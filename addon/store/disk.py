@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from addon.registry.digest import Digest
-from addon.store import ingest
 from addon.store.blob import BlobReader
 from addon.store.catalog import Catalog
 from addon.store.errors import StoreError
 from addon.store.following import Following
 from addon.store.images import Images
-from addon.store.ingest import Ingest, Place
+from addon.store.ingest import Ingest
 from addon.store.inventory import Inventory, Stamp
 from addon.store.layout import Layout
+from addon.store.place import Place, sweep
 from addon.store.provenance import Provenance
 from addon.store.room import Limits, Room, remove
 from addon.store.tally import Count, Tally
@@ -51,7 +51,7 @@ class Store:
             used = self.layout.ours.exists()
             self.layout.make()
             self._device = root.stat().st_dev
-            ingest.sweep(self.layout.ingests)
+            sweep(self.layout.ingests)
             self._catalog = Catalog(self.layout.catalog)
             self.provenance = Provenance(self._catalog)
             try:

@@ -5,9 +5,9 @@ import fcntl
 import os
 
 from addon.store.blob import BlobReader
-from addon.store.ingest import Place
 from addon.store.layout import open_file
 from addon.store.lease import Follower, Progress
+from addon.store.place import Place
 
 # Its file is renamed once at most, when it gets its first hole.
 _TRIES = 3

@@ -10,13 +10,9 @@ there are holes in it, the file has another name, since nobody could tell a hole
 without one, the lease tells.
 """
 
-import contextlib
 import fcntl
 import os
-import stat
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -25,19 +21,12 @@ from addon.store.blob import BlobReader
 from addon.store.errors import DigestMismatch
 from addon.store.inventory import Stamp
 from addon.store.layout import open_file
-from addon.store.lease import Follower, Lease, boot
+from addon.store.lease import Lease
+from addon.store.place import Place, recover, sync
 
-HOLES = ".holes"
-"""The end of the name of an ingest file that has holes."""
-LEASE = ".lease"
-"""The end of the name of an ingest's lease."""
-KEPT_SECONDS = 3 * 24 * 3600
-"""How long the rest of a broken fill waits for the next attempt."""
 # Bytes that are hashed at once, and that are claimed at once where nobody knows how long the blob is.
 _STEP = 64 * 1024 * 1024
 _READ = 1024 * 1024
-# Between making a lease and writing into it, at most.
-_TAKEN_SECONDS = 60
 
 
 class Room(Protocol):
@@ -48,41 +37,6 @@ class Room(Protocol):
 
     def claim(self, wanted: int, before: int, tell: Callable[[int], None]) -> None:
         """Make room for so many bytes of a blob, or raise NoRoom."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the files of a blob's ingest lie, while it has one."""
-
-    plain: Path
-    """What was received, without holes."""
-
-    @property
-    def holes(self) -> Path:
-        """The same while there are holes in it."""
-        return self.plain.with_name(self.plain.name + HOLES)
-
-    @property
-    def lease(self) -> Path:
-        """The lease of whoever writes it."""
-        return self.plain.with_name(self.plain.name + LEASE)
-
-    def kept(self) -> int:
-        """How many bytes the next attempt will find, unless another one comes first."""
-        if (size := _size(self.plain)) or not _size(self.holes):
-            return size
-        try:
-            follower = Follower(self.lease)
-        except OSError:
-            return 0
-        try:
-            # Up to its first hole, `_recover` makes of it what a broken fill leaves.
-            left = follower.progress()
-            return left.offset if left.boot == boot() and not left.withdrawn and not follower.held() else 0
-        except OSError:
-            return 0
-        finally:
-            follower.close()
 
 
 class Ingest:
@@ -123,7 +77,7 @@ class Ingest:
         self._fd = -1
         self._lease = Lease(place.lease)
         try:
-            _recover(place, self._lease)
+            recover(place, self._lease)
             self._fd = open_file(self._path, os.O_RDWR | os.O_CREAT)
             self.kept = os.fstat(self._fd).st_size
             """How many bytes an earlier attempt left; they are hashed by `absorb`."""
@@ -317,94 +271,4 @@ def sync_folder(folder: Path) -> None:
     Raises:
         OSError: the disk failed.
     """
-    _sync(folder, os.O_DIRECTORY)
-
-
-def _sync(path: Path, flags: int = 0) -> None:
-    fd = os.open(path, flags | os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _recover(place: Place, lease: Lease) -> None:
-    """Make what an owner that was killed has left usable, or remove it; for whoever holds the lease."""
-    left = lease.left
-    if lease.lost or (left is not None and (left.withdrawn or left.boot != boot())):
-        # That is not the blob; or its owner went down with the machine, before it could see to it that it was on disk.
-        for path in (place.plain, place.holes):
-            _remove(path)
-    elif left is None or not left.offset or _is_strange(place.holes):
-        _remove(place.holes)
-    elif place.holes.exists():
-        os.truncate(place.holes, left.offset)
-        place.holes.replace(place.plain)
-
-
-def sweep(folder: Path, *, everything: bool = False) -> int:
-    """Remove from the folder of ingests what is of no use, but nothing that somebody who lives is writing.
-
-    Args:
-        folder: the folder.
-        everything: whether also to remove what the next attempt could go on with.
-
-    Returns:
-        How many bytes it freed.
-
-    Raises:
-        OSError: the folder cannot be written, or its file system has no locks.
-    """
-    plain = {path.with_name(path.name.removesuffix(LEASE).removesuffix(HOLES)) for path in folder.iterdir()}
-    return sum(_sweep(Place(path), everything=everything) for path in sorted(plain))
-
-
-def _sweep(place: Place, *, everything: bool) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        status = place.lease.lstat()
-        if stat.S_ISREG(status.st_mode) and not status.st_size and time.time() - status.st_mtime < _TAKEN_SECONDS:
-            # Somebody is just taking it, and is not to find it taken.
-            return 0
-    if _is_strange(place.lease):
-        # No lease of ours, and in the way of one.
-        _remove(place.lease)
-    try:
-        lease = Lease(place.lease)
-    except (BlockingIOError, IsADirectoryError):
-        return 0
-    try:
-        before = _size(place.plain) + _size(place.holes)
-        _recover(place, lease)
-        with contextlib.suppress(FileNotFoundError):
-            status = place.plain.lstat()
-            if lease.left is not None and stat.S_ISREG(status.st_mode):
-                # As `Ingest.keep` does: without its lease, nobody will know whether it was on disk before a power cut.
-                _sync(place.plain)
-            old = time.time() - status.st_mtime > KEPT_SECONDS
-            if everything or old or not status.st_size or not stat.S_ISREG(status.st_mode):
-                _remove(place.plain)
-        return before - _size(place.plain)
-    finally:
-        lease.release()
-
-
-def _remove(path: Path) -> None:
-    """Remove what is there, unless it is a folder, which is nobody's ingest."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        if not path.is_dir():
-            raise
-
-
-def _is_strange(path: Path) -> bool:
-    """Whether there is something that is no file."""
-    return path.is_symlink() or (path.exists() and not path.is_file())
-
-
-def _size(path: Path) -> int:
-    try:
-        status = path.lstat()
-    except OSError:
-        return 0
-    return status.st_size if stat.S_ISREG(status.st_mode) else 0
+    sync(folder, os.O_DIRECTORY)

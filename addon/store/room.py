@@ -22,11 +22,11 @@ from pathlib import Path
 from threading import Lock
 
 from addon.registry.digest import Digest
-from addon.store import ingest
 from addon.store.errors import NoRoom
 from addon.store.inventory import Entry, Inventory
 from addon.store.layout import Layout, open_file
 from addon.store.lease import Follower
+from addon.store.place import HOLES, LEASE, sweep
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ class Room:
                 over.size -= status.st_size
                 over.disk -= status.st_size
         if over.most > 0:
-            freed = ingest.sweep(self._layout.ingests, everything=True)
+            freed = sweep(self._layout.ingests, everything=True)
             over.size -= freed
             over.disk -= freed
 
@@ -299,16 +299,16 @@ def reserved(folder: Path) -> tuple[int, int]:
     written: dict[str, int] = {}
     leases = []
     for path, status in _files(folder):
-        if path.name.endswith(ingest.LEASE):
+        if path.name.endswith(LEASE):
             leases.append(path)
             continue
-        name = path.name.removesuffix(ingest.HOLES)
+        name = path.name.removesuffix(HOLES)
         sizes[name] = sizes.get(name, 0) + status.st_size
         # A file with holes takes less than its length, until they are filled.
         written[name] = written.get(name, 0) + min(status.st_size, status.st_blocks * _BLOCK)
     unwritten = 0
     for path in leases:
-        name = path.name.removesuffix(ingest.LEASE)
+        name = path.name.removesuffix(LEASE)
         with contextlib.suppress(FileNotFoundError):
             follower = Follower(path)
             try:

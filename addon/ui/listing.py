@@ -8,10 +8,10 @@ from typing import Any
 
 from addon.registry.digest import Digest
 from addon.registry.reference import Reference, familiar
-from addon.store import ingest
 from addon.store.disk import Store
 from addon.store.images import Image, Variant, host_of
 from addon.store.inventory import Entry
+from addon.store.place import sweep
 from addon.store.tally import Count
 
 _SHORTEST_PREFIX = 7
@@ -323,7 +323,7 @@ def collect(store: Store, plan: Waste) -> tuple[int, int]:
     before = store.room.usage().total
     for path in store.layout.quarantine.iterdir():
         path.unlink(missing_ok=True)
-    ingest.sweep(store.layout.ingests, everything=True)
+    sweep(store.layout.ingests, everything=True)
     store.remove(entry.digest for entry in plan.unreferenced)
     store.room.shrink(plan.limit)
     store.room.reserve(0)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from addon.store.ingest import HOLES, LEASE
 from addon.store.lease import Follower, Progress
+from addon.store.place import HOLES, LEASE
 
 from ..standin import ACCEPT, Blob, Hub, Image
 from ..standin.faults import Fault

@@ -16,7 +16,7 @@ import pytest
 
 from addon.registry.digest import Digest
 from addon.store.disk import Store
-from addon.store.ingest import LEASE
+from addon.store.place import LEASE
 
 from ..standin import Hub
 from .clients.raw import Raw

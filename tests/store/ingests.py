@@ -4,7 +4,8 @@ import signal
 from pathlib import Path
 
 from addon.store.blob import BlobReader
-from addon.store.ingest import Ingest, Place
+from addon.store.ingest import Ingest
+from addon.store.place import Place
 
 from .blobs import digest_of
 from .processes import process

@@ -9,7 +9,8 @@ import pytest
 
 from addon.store.disk import Store
 from addon.store.errors import StoreError
-from addon.store.ingest import HOLES, LEASE, Ingest
+from addon.store.ingest import Ingest
+from addon.store.place import HOLES, LEASE
 
 from .blobs import ORIGIN, digest_of, open_files, put, read
 from .processes import finish, process, tell

@@ -161,7 +161,7 @@ def test_a_start_that_fails_leaves_nothing_open(tmp_path: Path, monkeypatch: pyt
     for target, failing, message in (
         ("addon.store.provenance.Provenance.disown", no_disown, "no room for rows"),
         ("addon.store.layout.Layout.stored", no_stored, "cannot use .* as store: Input/output error"),
-        ("addon.store.ingest.sweep", no_sweep, "cannot use .* as store: No locks available"),
+        ("addon.store.disk.sweep", no_sweep, "cannot use .* as store: No locks available"),
     ):
         damage(Layout(tmp_path).catalog)
         with monkeypatch.context() as patched:

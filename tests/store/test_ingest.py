@@ -9,9 +9,10 @@ import pytest
 from addon.store import ingest as module
 from addon.store.blob import BlobReader
 from addon.store.errors import DigestMismatch, NoRoom
-from addon.store.ingest import Ingest, Place, sync_folder
+from addon.store.ingest import Ingest, sync_folder
 from addon.store.inventory import Stamp
 from addon.store.lease import Follower
+from addon.store.place import Place
 
 from .blobs import digest_of, open_files
 from .ingests import CONTENT, DIGEST, SIZE, Folder, absorb, everything

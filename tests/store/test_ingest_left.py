@@ -5,10 +5,10 @@ import os
 
 import pytest
 
-from addon.store import ingest as ingest_module
 from addon.store import lease as lease_module
+from addon.store import place as place_module
 from addon.store.errors import DigestMismatch
-from addon.store.ingest import sweep
+from addon.store.place import sweep
 
 from .blobs import failing, open_files
 from .ingests import CONTENT, OWNER, SIZE, Folder, absorb, killed
@@ -144,7 +144,7 @@ def test_of_one_that_went_down_with_the_machine_nothing_is_used(
 ) -> None:
     killed(folder, *parts)
     # Nobody saw to it that its bytes were on disk before the power went.
-    for module in (ingest_module, lease_module):
+    for module in (place_module, lease_module):
         monkeypatch.setattr(module, "boot", lambda: b"another boot....")
     ingest = folder.ingest()
     assert ingest.kept == 0
@@ -174,7 +174,7 @@ def test_how_much_is_kept_of_what_has_holes_the_lease_tells(folder: Folder, monk
         owner.wait()
     assert folder.place.kept() == 600
     with monkeypatch.context() as patched:
-        patched.setattr(ingest_module, "boot", lambda: b"another boot....")
+        patched.setattr(place_module, "boot", lambda: b"another boot....")
         assert folder.place.kept() == 0
     with monkeypatch.context() as patched:
         patched.setattr(os, "pread", failing(errno.EIO))
@@ -201,7 +201,7 @@ def test_what_was_kept_is_used_after_the_next_boot(folder: Folder, monkeypatch: 
     ingest = folder.ingest()
     ingest.write(0, [CONTENT[:600]])
     ingest.keep()
-    for module in (ingest_module, lease_module):
+    for module in (place_module, lease_module):
         monkeypatch.setattr(module, "boot", lambda: b"another boot....")
     ingest = folder.ingest()
     assert ingest.kept == 600

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from addon.store import ingest as module
-from addon.store.ingest import HOLES, Ingest
+from addon.store.ingest import Ingest
+from addon.store.place import HOLES
 
 from .ingests import CONTENT, SIZE, Folder, absorb, everything
 

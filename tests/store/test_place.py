@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from addon.store.ingest import HOLES, KEPT_SECONDS, LEASE, sweep
+from addon.store.place import HOLES, KEPT_SECONDS, LEASE, sweep
 
 from .blobs import failing, open_files
 from .ingests import CONTENT, SIZE, Folder, killed
