@@ -91,16 +91,16 @@ class Inventory:
             StoreError: it could not be written down.
         """
         with self._lock:
-            new = self._stamps.get(digest) != stamp
             self._stamps[digest] = stamp
         now = self._clock()
         with self._catalog.writing() as db:
+            known = db.execute("SELECT 1 FROM blobs WHERE digest = ?", (str(digest),)).fetchone()
             db.execute(
                 f"{_INSERT} ON CONFLICT (digest) DO UPDATE"
                 " SET size = excluded.size, changed = excluded.changed, verified = excluded.verified",
                 (str(digest), stamp.size, stamp.changed, now, now, self._first_priority(db, stamp.size), now),
             )
-        self._changed(new)
+        self._changed(known is None)
 
     def used(self, digest: Digest) -> None:
         """The blob was given to somebody; written down by the next `flush`."""

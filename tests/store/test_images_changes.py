@@ -40,6 +40,12 @@ def test_what_changes_and_what_does_not(store: Store, pulls: Pulls) -> None:
     store.images.forget([])
     assert store.verify(layer)
     assert not more()
+    # Nor is it a change that a blob which is known by its file is looked at for the first time.
+    store.path(digest_of(b"strange")).write_bytes(b"strange")
+    store.reconcile()
+    assert more()
+    assert store.verify(digest_of(b"strange"))
+    assert not more()
     pulls.passed("alpine", manifest(b"a layer", b"more"))
     assert more()
     store.path(digest_of(b"by hand")).write_bytes(b"by hand")
