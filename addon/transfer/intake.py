@@ -102,7 +102,9 @@ class Intake:
         except OSError:
             # Reset while nobody read. The reader says so again, to mitmproxy, which waits for it there.
             return
-        if not data:
+        if self._reader.at_eof():
+            # Cut while nobody read: the transport has nothing more to tell.
+            self.take(memoryview(data))
             return
         usual = self._transport.get_protocol()
         self._transport.set_protocol(_Diverted(self, usual))

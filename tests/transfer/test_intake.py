@@ -186,8 +186,9 @@ async def test_a_connection_that_is_reset(upstream: Upstream, basin: Basin, tls:
     assert CONTENT.startswith(basin.body)
 
 
-async def test_a_connection_that_is_reset_before_the_layers_are_passed(
-    upstream: Upstream, basin: Basin, tls: ssl.SSLContext
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_connection_that_ends_before_the_layers_are_passed(
+    upstream: Upstream, basin: Basin, tls: ssl.SSLContext, reset: bool
 ) -> None:
     basin.most = 1
 
@@ -196,8 +197,12 @@ async def test_a_connection_that_is_reset_before_the_layers_are_passed(
         await basin.has(1)
         writer.write(CONTENT[1000:2000])
         await basin.full.wait()
-        linger = struct.pack("ii", 1, 0)
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        if reset:
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        else:
+            writer.write(CONTENT[2000:3000])
+            await writer.drain()
         writer.transport.abort()
 
     async with origin(serve, tls) as there:
@@ -205,12 +210,12 @@ async def test_a_connection_that_is_reset_before_the_layers_are_passed(
         (io,) = exchange.transports.values()
         assert isinstance(io.reader, asyncio.StreamReader)
         async with asyncio.timeout(BOUND):
-            while io.reader.exception() is None:  # noqa: ASYNC110 (no event tells)
+            while not (io.reader.exception() if reset else vars(io.reader)["_eof"]):  # noqa: ASYNC110 (no event tells)
                 await asyncio.sleep(0)
         basin.empty()
         with pytest.raises(UpstreamError):
             await ended(exchange)
-    assert basin.body == CONTENT[:2000]
+    assert basin.body == CONTENT[: 2000 if reset else 3000]
 
 
 async def test_more_than_was_announced_is_left_alone(upstream: Upstream, basin: Basin, tls: ssl.SSLContext) -> None:
