@@ -1,8 +1,11 @@
 """What the commands show people: lines, which are never folded, and bars, where there is a terminal for them."""
 
-from rich.console import Console
+from collections.abc import Iterable
+
+from rich.console import Console, RenderableType
+from rich.constrain import Constrain
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from addon.ui.listing import size
@@ -39,8 +42,27 @@ def bars(out: Console, *, transient: bool = False) -> Progress:
         out: where they are shown; nowhere if that is no terminal.
         transient: whether nothing of them stays once all is done.
     """
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), _Bytes(), _Speed(), TimeRemainingColumn())
-    return Progress(*columns, console=out, disable=not out.is_terminal, transient=transient)
+    whole = Column(no_wrap=True)
+    columns = (
+        TextColumn("{task.description}", markup=False, table_column=whole.copy()),
+        BarColumn(),
+        _Bytes(whole.copy()),
+        _Speed(whole.copy()),
+        TimeRemainingColumn(table_column=whole.copy()),
+    )
+    return _Bars(out, *columns, transient=transient)
+
+
+class _Bars(Progress):
+    """Leaves room for the ^C that a terminal shows: in the next line, it would have one line too few taken away."""
+
+    def __init__(self, out: Console, *columns: ProgressColumn, transient: bool) -> None:
+        self._out = out
+        super().__init__(*columns, console=out, disable=not out.is_terminal, transient=transient)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """See `Progress.get_renderables`."""
+        yield Constrain(self.make_tasks_table(self.tasks), self._out.width - len("^C") - 1)
 
 
 class _Bytes(ProgressColumn):

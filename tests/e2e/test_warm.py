@@ -106,7 +106,7 @@ def screen(hub: Hub, beside: Beside, tmp_path: Path) -> Iterator[Screen]:
     """A terminal in which an image of two layers is being fetched; the second one stalls at two MiB of three."""
     image = small(hub, "watched", 1000, 3 * MIB)
     fault(hub, image.layers[1], stall_after=2 * MIB)
-    screen = beside.warm_on(tmp_path / "terminal", "watched", columns=110)
+    screen = beside.warm_on(tmp_path / "terminal", "watched", columns=80)
     yield screen
     screen.stop()
 
