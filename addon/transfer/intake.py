@@ -104,7 +104,8 @@ class Intake:
             return
         if self._reader.at_eof():
             # Cut while nobody read: the transport has nothing more to tell.
-            self.take(memoryview(data))
+            if data:
+                self.take(memoryview(data))
             return
         usual = self._transport.get_protocol()
         self._transport.set_protocol(_Diverted(self, usual))

@@ -186,9 +186,9 @@ async def test_a_connection_that_is_reset(upstream: Upstream, basin: Basin, tls:
     assert CONTENT.startswith(basin.body)
 
 
-@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize(("reset", "more"), [(False, 0), (False, 1000), (True, 0)])
 async def test_a_connection_that_ends_before_the_layers_are_passed(
-    upstream: Upstream, basin: Basin, tls: ssl.SSLContext, reset: bool
+    upstream: Upstream, basin: Basin, tls: ssl.SSLContext, reset: bool, more: int
 ) -> None:
     basin.most = 1
 
@@ -200,9 +200,8 @@ async def test_a_connection_that_ends_before_the_layers_are_passed(
         if reset:
             linger = struct.pack("ii", 1, 0)
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        else:
-            writer.write(CONTENT[2000:3000])
-            await writer.drain()
+        writer.write(CONTENT[2000 : 2000 + more])
+        await writer.drain()
         writer.transport.abort()
 
     async with origin(serve, tls) as there:
@@ -215,7 +214,7 @@ async def test_a_connection_that_ends_before_the_layers_are_passed(
         basin.empty()
         with pytest.raises(UpstreamError):
             await ended(exchange)
-    assert basin.body == CONTENT[: 2000 if reset else 3000]
+    assert basin.body == CONTENT[: 2000 + more]
 
 
 async def test_more_than_was_announced_is_left_alone(upstream: Upstream, basin: Basin, tls: ssl.SSLContext) -> None:
