@@ -175,6 +175,10 @@ def test_what_a_proxy_is_fetching_is_fetched_once(hub: Hub, start_proxy: StartPr
     stalled = fault(hub, theirs.layers[0], stall_after=MIB)
     process = beside.start_warm("of-warm")
     assert stalled.reached.wait(60)
+    # The CDN is ahead of who takes its bytes.
+    ingests = beside.store_path / "pulltap" / "ingest"
+    digits = theirs.layers[0].digest.partition(":")[2]
+    eventually(lambda: bool(list(ingests.glob(f"*{digits}*.lease"))), "the lease")
     client = raw.open("GET", hub.url(theirs.blob_path(theirs.layers[0])))
     assert dict(client.headers)["Cache-Status"] == "pulltap; fwd=miss; collapsed"
     assert client.read(MIB // 2) == hub.content(theirs.layers[0])[: MIB // 2]
