@@ -10,12 +10,10 @@ from addon.settings import REGISTRIES, ConfigError, Settings, check_file, read_f
 from addon.store.errors import StoreError
 from addon.ui import store_cli
 from addon.ui.options import OPTIONS, parse_options
-from addon.ui.terminal import console
+from addon.ui.terminal import INTERRUPTED, console
 
 USAGE = 2
 """The exit status for words that make no sense."""
-INTERRUPTED = 130
-"""The exit status after a Ctrl-C, as shells have it."""
 
 
 def main(arguments: Sequence[str]) -> int:
