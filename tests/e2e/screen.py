@@ -1,6 +1,9 @@
 """A terminal in which a program runs, with the keys that go in and the screen that comes out (tmux)."""
 
+import contextlib
+import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +29,7 @@ class Screen:
         # tmux itself does not know the status at once. The shell is to outlive a Ctrl-C.
         then = f"echo $? >{self._status}.new; mv {self._status}.new {self._status}"
         self._run("new-session", "-d", *size, f"trap : INT; {shlex.join(command)}; {then}")
+        self._pid = int(self._run("display-message", "-p", "#{pid}"))
 
     @property
     def text(self) -> str:
@@ -54,6 +58,10 @@ class Screen:
     def stop(self) -> None:
         """End it, whatever it is doing."""
         subprocess.run([*self._tmux, "kill-server"], env=self._env, capture_output=True, check=False)
+        # One whose socket is gone, or that is just ending its program, may not have heard that.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGTERM)
+        eventually(lambda: not Path(f"/proc/{self._pid}").exists(), "the end of tmux")
 
     def _wait(self, happened: Callable[[], bool], what: str) -> None:
         try:
