@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+import select
 import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .programs import eventually, need
+from .programs import BOUND, eventually, need
 
 
 class Screen:
@@ -29,7 +30,7 @@ class Screen:
         # tmux itself does not know the status at once. The shell is to outlive a Ctrl-C.
         then = f"echo $? >{self._status}.new; mv {self._status}.new {self._status}"
         self._run("new-session", "-d", *size, f"trap : INT; {shlex.join(command)}; {then}")
-        self._pid = int(self._run("display-message", "-p", "#{pid}"))
+        self._server = os.pidfd_open(int(self._run("display-message", "-p", "#{pid}")))
 
     @property
     def text(self) -> str:
@@ -60,8 +61,10 @@ class Screen:
         subprocess.run([*self._tmux, "kill-server"], env=self._env, capture_output=True, check=False)
         # One whose socket is gone, or that is just ending its program, may not have heard that.
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGTERM)
-        eventually(lambda: not Path(f"/proc/{self._pid}").exists(), "the end of tmux")
+            signal.pidfd_send_signal(self._server, signal.SIGTERM)
+        ended, _, _ = select.select([self._server], [], [], BOUND)
+        os.close(self._server)
+        assert ended, "tmux does not end"
 
     def _wait(self, happened: Callable[[], bool], what: str) -> None:
         try:
