@@ -62,7 +62,7 @@ def power() -> Iterator[Disk]:
 @pytest.fixture
 def rebooted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The store of this process is on a machine that has started anew."""
-    for module in ("lease", "ingest"):
+    for module in ("lease", "place"):
         monkeypatch.setattr(f"addon.store.{module}.boot", lambda: b"another boot    ")
 
 
